@@ -1,0 +1,148 @@
+"""What the engine reads: encoded records, laid end to end without padding.
+
+    Encoded (one record)  ──collate──>  Batch (several, flat and ragged)
+
+A batch has named streams (`text`; later `source`/`target`, `chosen`/`rejected`). In each, the
+tokens of N documents lie one after another in one row of T tokens; `cu_seqlens` says where each
+begins. Targets are shifted here, once: position i predicts `targets_T[i]`, with `weights_T[i]`.
+
+Shapes: T tokens of the batch, N documents. This module knows no tokenizer, task or model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was cut from a record to make it fit: which side, how many tokens, how many learnt."""
+
+    side: str
+    tokens: int
+    targets: int
+
+
+@dataclass(frozen=True)
+class EncodedStream:
+    """Token ids of one document.
+
+    `weights[i]` is the weight with which token i is *learnt* (0: it is only read); None where
+    nothing is learnt token by token. The first token is never learnt: nothing precedes it.
+    """
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...] | None = None
+
+    def trained(self) -> int:
+        """Return how many tokens are learnt."""
+        return sum(1 for weight in (self.weights or ())[1:] if weight)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One record, encoded: its streams, its label, and what had to be cut."""
+
+    streams: Mapping[str, EncodedStream]
+    label: int | float | tuple[float, ...] | None = None
+    cut: Cut | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens over all streams."""
+        return sum(len(stream.ids) for stream in self.streams.values())
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Documents laid end to end. `targets_T`/`weights_T` are None where no token is learnt."""
+
+    ids_T: Tensor
+    positions_T: Tensor
+    cu_seqlens: Tensor
+    targets_T: Tensor | None = None
+    weights_T: Tensor | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens in each document."""
+        return torch.diff(self.cu_seqlens).tolist()
+
+    def to(self, device: torch.device | str) -> Stream:
+        """Return the stream on `device`."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return Stream(
+            self.ids_T.to(device),
+            self.positions_T.to(device),
+            self.cu_seqlens.to(device),
+            move(self.targets_T),
+            move(self.weights_T),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several encoded records. `indices` are their places in the data set they came from."""
+
+    streams: Mapping[str, Stream]
+    labels: Tensor | None = None
+    indices: tuple[int, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(next(iter(self.streams.values())).cu_seqlens) - 1
+
+    @property
+    def text(self) -> Stream:
+        """The stream of single-text tasks."""
+        return self.streams["text"]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens over all streams."""
+        return sum(stream.ids_T.numel() for stream in self.streams.values())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on `device`."""
+        return Batch(
+            {name: stream.to(device) for name, stream in self.streams.items()},
+            None if self.labels is None else self.labels.to(device),
+            self.indices,
+        )
+
+
+def collate(examples: Sequence[Encoded], indices: Sequence[int] = ()) -> Batch:
+    """Lay `examples` end to end.
+
+    Args:
+        examples: at least one; all with the same streams.
+        indices: the place of each in its data set, kept for per-example results.
+    """
+    names = examples[0].streams
+    labels = [example.label for example in examples]
+    return Batch(
+        {name: _join([example.streams[name] for example in examples]) for name in names},
+        None if labels[0] is None else torch.tensor(labels),
+        tuple(indices),
+    )
+
+
+def _join(documents: Sequence[EncodedStream]) -> Stream:
+    lengths = torch.tensor([len(document.ids) for document in documents], dtype=torch.int32)
+    cu_seqlens = torch.zeros(len(documents) + 1, dtype=torch.int32)
+    cu_seqlens[1:] = torch.cumsum(lengths, 0)
+    ids_T = torch.tensor([i for document in documents for i in document.ids])
+    positions_T = torch.cat([torch.arange(len(document.ids)) for document in documents])
+    if documents[0].weights is None:
+        return Stream(ids_T, positions_T, cu_seqlens)
+    learnt_T = torch.tensor([w for document in documents for w in document.weights or ()])
+    starts = cu_seqlens[:-1].long()
+    learnt_T[starts] = 0.0
+    targets_T, weights_T = torch.roll(ids_T, -1), torch.roll(learnt_T, -1)
+    return Stream(ids_T, positions_T, cu_seqlens, targets_T, weights_T)
