@@ -1,0 +1,63 @@
+"""One raw example, as a task reads it: the three shapes that every record format becomes.
+
+A file may hold Alpaca, chat, ShareGPT, prompt/completion, text or text/label records
+(`data/formats.py` recognises which); each is turned into one of these, and a task names the one
+that it learns from. Field descriptions are the documentation of the format.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Message(BaseModel):
+    """One turn of a conversation, in the OpenAI chat format."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "user", "assistant", "tool"] = Field(description="who speaks")
+    content: str = Field(default="", description="what is said")
+    tool_calls: list[dict[str, Any]] | None = Field(
+        default=None, description="calls that the assistant makes, in the OpenAI format"
+    )
+    name: str | None = Field(default=None, description="name of the tool that answers")
+
+
+class Conversation(BaseModel):
+    """A conversation: the assistant's turns are what is learnt."""
+
+    messages: list[Message] = Field(min_length=1, description="the turns, in order")
+    tools: list[dict[str, Any]] | None = Field(
+        default=None, description="tools on offer, as JSON schemas"
+    )
+
+    @property
+    def prompt(self) -> list[Message]:
+        """The turns before the last one of the assistant."""
+        return self.messages[: self._last_answer()]
+
+    @property
+    def answer(self) -> str:
+        """The last turn of the assistant: the reference for what a model generates."""
+        return self.messages[self._last_answer()].content
+
+    def _last_answer(self) -> int:
+        return max(i for i, message in enumerate(self.messages) if message.role == "assistant")
+
+
+class Document(BaseModel):
+    """A text to learn the next token of."""
+
+    text: str = Field(min_length=1, description="the text")
+
+
+class LabelledText(BaseModel):
+    """A text and the class it belongs to."""
+
+    text: str = Field(min_length=1, description="the text")
+    label: str = Field(description="its class; numbers are read as names")
+
+
+Record = Conversation | Document | LabelledText

@@ -1,0 +1,54 @@
+"""What is where in a model: the one list of module names that everything else asks.
+
+`study(module)` derives it from module types and the configuration; a family gets a file beside
+this one only where that fails. Techniques, surgery, inspection and the engine's fast paths ask the
+anatomy; no other place names a module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One repeated block. `linears` are the full names of its linear maps, in forward order."""
+
+    name: str
+    linears: tuple[str, ...]
+    norms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Where the parts of a model are, as names that `get_submodule` takes.
+
+    Attributes:
+        family: the configuration's model type, such as `llama`.
+        kind: `decoder` or `encoder`.
+        body: the submodule that turns ids into hidden states ("" where it is the module itself).
+        embeddings: the token embedding.
+        layers: the repeated blocks, bottom to top.
+        norms: every normalisation, inside layers or not.
+        output: the layer over the vocabulary, or None.
+        tied: whether that layer shares its weight with the embedding.
+        head: modules that belong to the task (a classifier), not to the pre-trained body.
+        pooler: the submodule that makes one vector of a document, or None.
+        hidden_size, vocab_size, context_length: sizes in elements, tokens, tokens.
+        can_pack: whether documents laid end to end stay separate; *probed* at load, never assumed.
+    """
+
+    family: str
+    kind: str
+    body: str
+    embeddings: str
+    layers: tuple[Layer, ...]
+    norms: tuple[str, ...]
+    output: str | None
+    tied: bool
+    head: tuple[str, ...]
+    pooler: str | None
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    can_pack: bool = field(default=False)

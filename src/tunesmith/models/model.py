@@ -1,0 +1,47 @@
+"""A loaded model: the transformers module with the task's head on it, and what is known of it.
+
+transformers' module *owns* parameters and names. With adapters, PEFT injects its layers into that
+same module, so `module` stays the thing to call and `peft` is the wrapper that saves and switches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tunesmith.models.anatomy.anatomy import Anatomy
+    from tunesmith.models.resolve import Resolved
+
+
+@dataclass
+class Model:
+    """A model in memory.
+
+    Attributes:
+        module: the transformers model (or a body with a head of ours, for features).
+        tokenizer: its tokenizer, with the chat template that trains and serves.
+        anatomy: what is where in it.
+        source: the files that it came from, and their fingerprint.
+        peft: the PEFT wrapper, once a technique has added adapters.
+    """
+
+    module: nn.Module
+    tokenizer: Any
+    anatomy: Anatomy
+    source: Resolved
+    peft: Any = None
+
+    @property
+    def body(self) -> nn.Module:
+        """The part that turns token ids into hidden states, without any head."""
+        return self.module.get_submodule(self.anatomy.body)
+
+    @property
+    def output_weight_VD(self) -> Tensor:
+        """Weight of the layer that turns hidden states into logits over the vocabulary."""
+        weight = self.module.get_submodule(self.anatomy.output or "").weight
+        assert weight is not None
+        return weight

@@ -1,0 +1,84 @@
+"""What number goes down: the contract of an objective, and what it may read from the engine.
+
+    engine ──readout──> objective.loss ──{term: Term}──> engine (divides, backward)
+
+**Sums and counts, never means.** A term's total over an optimiser step is divided by that term's
+own count over the whole step, whatever the micro-batches, the packing or the ranks. The counts
+are known from the batches alone (`counts`), before the first forward.
+
+Shapes: N learnt tokens of a batch, B documents, C classes, T tokens, D model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tunesmith.data.batch import Batch
+
+
+@dataclass(frozen=True)
+class TokenLogProbs:
+    """Log-probability of each learnt token.
+
+    `rows_N` are the positions (into the stream's T) whose next token is learnt, in order;
+    `logprobs_N` is float32, natural logarithm; `correct_N` says whether the learnt token was also
+    the most likely one (None where it was not asked for).
+    """
+
+    logprobs_N: Tensor
+    rows_N: Tensor
+    correct_N: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What the head says of each document: `outputs_BC`, float32 (logits for classes)."""
+
+    outputs_BC: Tensor
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The body's last hidden state, of every token: `hidden_TD`."""
+
+    hidden_TD: Tensor
+
+
+@dataclass(frozen=True)
+class Term:
+    """One addend of the loss: its sum over the batch, the count it is divided by, its weight."""
+
+    total: Tensor
+    count: float
+    weight: float = 1.0
+
+
+class Objective(ABC):
+    """A loss under which a model learns; `name` is set by the registry."""
+
+    name: ClassVar[str]
+    readout: ClassVar[type[Any]]
+
+    class Options(BaseModel):
+        """No options."""
+
+        model_config = ConfigDict(extra="forbid")
+
+    def __init__(self, options: BaseModel | None = None) -> None:
+        self.options: Any = options or self.Options()
+
+    @abstractmethod
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Return what each term will be divided by, summed over this batch; needs no forward."""
+
+    @abstractmethod
+    def loss(self, readout: Any, batch: Batch) -> Mapping[str, Term]:
+        """Return the terms of the loss over this batch, as sums."""

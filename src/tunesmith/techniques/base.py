@@ -1,0 +1,76 @@
+"""Who may learn: the contract of a technique.
+
+A technique gets a loaded model, marks which parameters learn (adding some where it must), and
+knows how to save the result in the format that its own ecosystem loads. It knows no data, no
+recipe and no loop. Options are pydantic models, importable without torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tunesmith.models.model import Model
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning-rate factor and a decay (`None`: the recipe's)."""
+
+    parameters: dict[str, nn.Parameter]
+    learning_rate_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+class Technique(ABC):
+    """A way to let a model learn; `name` is set by the registry."""
+
+    name: ClassVar[str]
+
+    class Options(BaseModel):
+        """No options."""
+
+        model_config = ConfigDict(extra="forbid")
+
+    def __init__(self, options: BaseModel | None = None) -> None:
+        self.options: Any = options or self.Options()
+
+    @classmethod
+    def refuses(cls, head: str, kind: str) -> str | None:
+        """Return why this technique cannot serve such a task and model, or None where it can.
+
+        Args:
+            head: the head that the task needs (`causal_lm`, `classification`).
+            kind: the kind of model (`decoder`, `encoder`).
+        """
+        return None
+
+    @abstractmethod
+    def prepare(self, model: Model) -> None:
+        """Mark what learns (`requires_grad`), in place, adding modules where the method needs them.
+
+        Random initialisation draws from the global generator: call it inside `seeded`.
+
+        Raises:
+            RecipeError: an option names something that this model does not have.
+        """
+
+    def parameter_groups(self, model: Model) -> list[ParameterGroup]:
+        """Return what learns, grouped; no decay on biases, norms and other vectors."""
+        decayed: dict[str, nn.Parameter] = {}
+        kept: dict[str, nn.Parameter] = {}
+        for name, parameter in model.module.named_parameters():
+            if parameter.requires_grad:
+                (decayed if parameter.ndim >= 2 else kept)[name] = parameter
+        return [ParameterGroup(decayed), ParameterGroup(kept, weight_decay=0.0)]
+
+    @abstractmethod
+    def save(self, model: Model, folder: Path) -> None:
+        """Write the result to `folder` in the format that its own ecosystem loads."""
