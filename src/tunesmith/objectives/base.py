@@ -30,12 +30,14 @@ class TokenLogProbs:
 
     `rows_N` are the positions (into the stream's T) whose next token is learnt, in order;
     `logprobs_N` is float32, natural logarithm; `correct_N` says whether the learnt token was also
-    the most likely one (None where it was not asked for).
+    the most likely one. `total` is minus the weighted sum of the log-probabilities where the
+    objective gave the weights beforehand: then it alone carries the gradient.
     """
 
     logprobs_N: Tensor
     rows_N: Tensor
-    correct_N: Tensor | None = None
+    correct_N: Tensor
+    total: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,14 @@ class Objective(ABC):
     @abstractmethod
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return what each term will be divided by, summed over this batch; needs no forward."""
+
+    def token_weights(self, batch: Batch) -> Tensor | None:
+        """Return what each learnt token's log-probability is multiplied by, `[N]`, or None.
+
+        Where it is known before the forward, the loss must be minus the sum of the products: the
+        engine then computes loss and gradient of the output layer in one pass.
+        """
+        return None
 
     @abstractmethod
     def loss(self, readout: Any, batch: Batch) -> Mapping[str, Term]:

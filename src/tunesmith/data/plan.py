@@ -1,0 +1,127 @@
+"""In which order, and in which packs, the training examples are seen.
+
+    examples ──Plan──> Step (one optimiser step) ──> Batch, Batch, …   micro-batches
+
+A step takes `batch_size` examples in a seeded order and lays them into as few micro-batches as
+hold `tokens_per_batch` tokens each. Everything is a function of (examples, options, step number):
+the plan has no state, so a resumed run asks for step n and gets what the first run would have got.
+The counts of a step, by which the loss is divided, are known before its first forward.
+
+It knows no model and no objective: how a batch is counted is given as a function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunesmith.data.batch import Batch, Encoded, collate
+
+Counts = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step: its micro-batches, and the count of each loss term over all of them."""
+
+    batches: tuple[Batch, ...]
+    counts: Counts
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read in this step."""
+        return sum(batch.tokens for batch in self.batches)
+
+
+class Plan(Sequence[Step]):
+    """The steps of a whole training run.
+
+    Args:
+        examples: the encoded training records.
+        count: gives each loss term's count for a batch, such as `objective.counts`.
+        batch_size: examples a step.
+        tokens_per_batch: most tokens in one micro-batch (a longer example gets one of its own).
+        epochs: how often each example is seen; may be a fraction.
+        max_steps: the number of steps, in place of `epochs`.
+        seed: decides the order.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Encoded],
+        count: Callable[[Batch], Counts],
+        *,
+        batch_size: int,
+        tokens_per_batch: int,
+        epochs: float = 1.0,
+        max_steps: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not examples:
+            raise ValueError("a plan needs at least one example")
+        self.examples = examples
+        self.batch_size = batch_size
+        self.tokens_per_batch = tokens_per_batch
+        self.seed = seed
+        self.steps_per_epoch = math.ceil(len(examples) / batch_size)
+        self.steps = max_steps or max(1, math.ceil(epochs * self.steps_per_epoch - 1e-9))
+        self._count = count
+        self._lengths = [example.length for example in examples]
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Step:  # type: ignore[override]
+        if not 0 <= step < self.steps:
+            raise IndexError(step)
+        packs = pack(self.indices(step), self._lengths, self.tokens_per_batch)
+        batches = tuple(collate([self.examples[i] for i in p], p) for p in packs)
+        return Step(batches, add_counts([self._count(batch) for batch in batches]))
+
+    def indices(self, step: int) -> list[int]:
+        """Return which examples step number `step` sees."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
+            self._order = (epoch, order.tolist())
+        return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+    def epoch(self, step: int) -> float:
+        """Return how many epochs are done after `step` steps."""
+        return step / self.steps_per_epoch
+
+
+def pack(indices: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Lay examples into bins of at most `budget` tokens: best fit, longest first.
+
+    Best-fit decreasing (Johnson 1973): each example goes where it leaves the least room. An
+    example longer than the budget gets a bin of its own.
+    """
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(indices, key=lambda i: (-lengths[i], i)):
+        fits = [(space, b) for b, space in enumerate(room) if space >= lengths[index]]
+        if fits:
+            _, chosen = min(fits)
+            bins[chosen].append(index)
+            room[chosen] -= lengths[index]
+        else:
+            bins.append([index])
+            room.append(budget - lengths[index])
+    return bins
+
+
+def add_counts(counts: Sequence[Counts]) -> Counts:
+    """Add counts term by term."""
+    total: Counts = {}
+    for each in counts:
+        for term, value in each.items():
+            total[term] = total.get(term, 0.0) + value
+    return total

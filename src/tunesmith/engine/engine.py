@@ -1,0 +1,178 @@
+"""The engine: the few verbs under everything that learns.
+
+    forward            a readout, no gradients        evaluation, features, reference log-probs
+    forward_backward   gradients are added up         one micro-batch of a step
+    optimizer_step     clip, update, clear            one step
+    generate           tokens + log-probabilities     from the weights as they are now
+    state_dict         what a resumed run needs, bit for bit
+
+It owns a model and an optimiser. It knows nothing of tasks, files or recipes; how often and in
+which order the verbs are called is somebody else's loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tunesmith.data.batch import Batch
+from tunesmith.engine.fusion import fused
+from tunesmith.engine.generation import Generated, Sampling, generate
+from tunesmith.engine.optimizer import AdamWOptions, Optimizer
+from tunesmith.engine.packing import probe_layout, run_body
+from tunesmith.engine.precision import computing
+from tunesmith.engine.readout import probe_output, read
+from tunesmith.kernels.allocator import reuse_memory
+from tunesmith.kernels.token_loss import LogitShape
+from tunesmith.models.model import Model
+from tunesmith.objectives.base import Objective, TokenLogProbs
+from tunesmith.techniques.base import ParameterGroup
+
+R = TypeVar("R")
+Adapter = Literal["on", "off"]
+
+
+class Engine:
+    """A model that can learn.
+
+    Args:
+        model: a loaded model; what learns has `requires_grad`.
+        groups: what learns, as a technique groups it.
+        optimizer: settings of AdamW.
+        dtype: the format to compute in (float32 or bfloat16).
+        packing: lay documents end to end where the model keeps them apart; False pads always.
+        fuse: use the fast forms of single modules; False takes the stock ones.
+
+    Raises:
+        ModelError: the model cannot be called with a ragged batch and give right results.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        groups: Sequence[ParameterGroup] = (),
+        optimizer: AdamWOptions | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        packing: bool = True,
+        fuse: bool = True,
+    ) -> None:
+        self.model = model
+        self.dtype = dtype
+        self.device = next(model.module.parameters()).device
+        self.memory = reuse_memory()
+        self.layout = probe_layout(model)
+        self.packed = packing and self.layout.can_pack
+        self.logit_shape = probe_output(model) if model.anatomy.output else LogitShape()
+        self.optimizer = Optimizer(groups, optimizer or AdamWOptions())
+        self.kernels = fused(model, dtype) if fuse else {}
+        self._frozen_prefix = _frozen_prefix(model)
+
+    def forward(self, batch: Batch, readout: type[R], adapter: Adapter = "on") -> R:
+        """Return a readout of the batch, without gradients and without dropout.
+
+        Args:
+            adapter: `off` answers as the model did before adapters were added.
+        """
+        with torch.no_grad(), self._mode(training=False), self._adapter(adapter):
+            return self._read(batch.to(self.device), readout, None)
+
+    def forward_backward(
+        self, batch: Batch, objective: Objective, counts: Mapping[str, float]
+    ) -> tuple[dict[str, float], Any]:
+        """Add this micro-batch's gradients to those of the step.
+
+        Args:
+            counts: each term's count over the *whole* step, by which its sum is divided.
+
+        Returns:
+            What each term adds to the loss of the step, and the readout, detached.
+        """
+        batch = batch.to(self.device)
+        with self._mode(training=True):
+            readout = self._read(batch, objective.readout, objective.token_weights(batch))
+            shares = {
+                name: term.total * (term.weight / counts[name])
+                for name, term in objective.loss(readout, batch).items()
+            }
+            torch.stack(list(shares.values())).sum().backward()
+        return {name: float(share.detach()) for name, share in shares.items()}, readout
+
+    def optimizer_step(self, learning_rate: float) -> float:
+        """Update what learns and clear the gradients; return the gradient norm before clipping."""
+        return self.optimizer.step(learning_rate)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: Adapter = "on"
+    ) -> list[Generated]:
+        """Continue each prompt until a stop token or `sampling.max_new_tokens`."""
+        with torch.no_grad(), self._mode(training=False), self._adapter(adapter):
+            return generate(self.model, prompts, sampling, self.logit_shape)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what learns and the optimiser's state, as `weights/…` and `optimizer/…`."""
+        weights = {f"weights/{n}": p.detach() for n, p in self.optimizer.parameters.items()}
+        moments = {f"optimizer/{n}": t for n, t in self.optimizer.state_dict().items()}
+        return weights | moments
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state_dict` returned.
+
+        Raises:
+            KeyError: a parameter that learns here is missing there.
+        """
+        with torch.no_grad():
+            for name, parameter in self.optimizer.parameters.items():
+                parameter.copy_(state[f"weights/{name}"])
+        self.optimizer.load_state_dict(
+            {n.removeprefix("optimizer/"): t for n, t in state.items() if n.startswith("optimizer/")}
+        )
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what learns, as it is now."""
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.optimizer.parameters.items()):
+            digest.update(name.encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _read(self, batch: Batch, readout: type[Any], token_weights: Tensor | None) -> Any:
+        with computing(self.dtype, self.device):
+            hidden_TD = run_body(self.model, batch.text, self.layout, packed=self.packed)
+            weights = token_weights if readout is TokenLogProbs else None
+            return read(
+                self.model, hidden_TD, batch.text, readout, self.logit_shape, token_weights=weights
+            )
+
+    @contextmanager
+    def _mode(self, *, training: bool) -> Iterator[None]:
+        """Dropout on or off; what lies below the first thing that learns stays in evaluation."""
+        self.model.module.train(training)
+        for module in self._frozen_prefix if training else ():
+            module.eval()
+        yield
+
+    @contextmanager
+    def _adapter(self, adapter: Adapter) -> Iterator[None]:
+        if adapter == "on" or self.model.peft is None:
+            yield
+            return
+        with self.model.peft.disable_adapter():
+            yield
+
+
+def _frozen_prefix(model: Model) -> list[nn.Module]:
+    """The embeddings and layers, bottom up, below the first that learns."""
+    anatomy = model.anatomy
+    prefix = []
+    for name in (anatomy.embeddings, *(layer.name for layer in anatomy.layers)):
+        module = model.module.get_submodule(name)
+        if any(parameter.requires_grad for parameter in module.parameters()):
+            break
+        prefix.append(module)
+    return prefix

@@ -1,0 +1,224 @@
+"""How a ragged batch goes through a transformers body: packed where that is right, else padded.
+
+    Stream (T tokens, N documents) ──run_body──> hidden_TD
+
+Packed: one row of T tokens, positions restarted, attention kept inside each document by an
+attention function of ours, registered with transformers under the name `tunesmith` (its public
+interface; nothing is patched). Padded: one row a document, the model's stock attention.
+
+Whether a model keeps packed documents apart is *probed* (`probe_layout`), never read from a flag:
+some architectures ignore positions, some never call the attention function that they accept.
+
+Shapes: T tokens, N documents, L longest document, D model, H heads, K head size.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from tunesmith.data.batch import Encoded, EncodedStream, Stream, collate
+from tunesmith.errors import ModelError
+from tunesmith.kernels.attention import packed_attention
+from tunesmith.models.model import Model
+
+PACKED = "tunesmith"
+_boundaries: ContextVar[Tensor] = ContextVar("boundaries")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the probe found of a model's body.
+
+    Attributes:
+        can_pack: documents laid end to end stay separate.
+        first_position: the number at which its positions begin (RoBERTa begins after the padding
+            index); None where the body takes no positions.
+        takes_cache: whether the body takes `use_cache`.
+    """
+
+    can_pack: bool
+    first_position: int | None
+    takes_cache: bool
+
+    def arguments(self, positions: Tensor) -> dict[str, Any]:
+        """Return the keyword arguments of the body for these positions, counted from 0."""
+        arguments: dict[str, Any] = {"use_cache": False} if self.takes_cache else {}
+        if self.first_position is not None:
+            arguments["position_ids"] = positions + self.first_position
+        return arguments
+
+
+def run_body(model: Model, stream: Stream, layout: Layout, *, packed: bool) -> Tensor:
+    """Return the body's last hidden state of every token, `hidden_TD`."""
+    hidden: Tensor
+    if packed:
+        with _packed_attention(model.module, stream.cu_seqlens):
+            arguments = layout.arguments(stream.positions_T[None])
+            hidden = model.body(input_ids=stream.ids_T[None], **arguments)[0][0]
+        return hidden
+    real_NL, ids_NL = pad(stream)
+    columns_L = torch.arange(real_NL.shape[1], device=real_NL.device)
+    arguments = layout.arguments(torch.where(real_NL, columns_L, 0))
+    hidden = model.body(input_ids=ids_NL, attention_mask=real_NL.long(), **arguments)[0]
+    return hidden[real_NL]
+
+
+def pad(stream: Stream) -> tuple[Tensor, Tensor]:
+    """Return (mask of real tokens, ids), both `[N, L]`, padded on the right."""
+    lengths_N = torch.diff(stream.cu_seqlens).long()
+    real_NL = torch.arange(int(lengths_N.max()), device=lengths_N.device) < lengths_N[:, None]
+    ids_NL = stream.ids_T.new_zeros(real_NL.shape)
+    ids_NL[real_NL] = stream.ids_T
+    return real_NL, ids_NL
+
+
+@contextmanager
+def _packed_attention(module: nn.Module, cu_seqlens: Tensor) -> Iterator[None]:
+    config: Any = module.config
+    stock = config._attn_implementation
+    token = _boundaries.set(cu_seqlens)
+    config._attn_implementation = PACKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = stock
+        _boundaries.reset(token)
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention inside each document, in the form that transformers calls: `[1, H, T, K]` in,
+    `[1, T, H, K]` out."""
+    unknown = [name for name in _CHANGES_SCORES if options.get(name) is not None]
+    if attention_mask is not None or unknown:
+        raise _NotPackableError(f"its attention uses {unknown or ['a mask of its own']}")
+    if is_causal is None:
+        is_causal = bool(getattr(module, "is_causal", True))
+    out = packed_attention(
+        query,
+        key,
+        value,
+        _boundaries.get(),
+        causal=is_causal,
+        scale=scaling if scaling is not None else query.shape[-1] ** -0.5,
+        window=sliding_window,
+        dropout=dropout,
+    )
+    return out.transpose(1, 2), None
+
+
+_CHANGES_SCORES = ("softcap", "position_bias", "s_aux", "head_mask")
+AttentionInterface.register(PACKED, _attend)
+
+
+class _NotPackableError(Exception):
+    """The architecture asks of attention what the packed form does not do."""
+
+
+def probe_layout(model: Model) -> Layout:
+    """Find out how to call a body, by running it on a few tokens of made-up text.
+
+    Two documents are run alone (stock attention), then laid end to end. They must come out the
+    same, whichever stands first.
+
+    Raises:
+        ModelError: the body does not answer the same for a document given alone and padded.
+    """
+    parameters = inspect.signature(model.body.forward).parameters
+    takes_cache = "use_cache" in parameters
+    starts = _position_starts(model.body) if "position_ids" in parameters else [None]
+    short, long = _made_up(model, 5, seed=1), _made_up(model, 9, seed=2)
+    was_training = model.module.training
+    model.module.eval()
+    try:
+        with torch.no_grad():
+            alone = [_stock(model, ids) for ids in (short, long)]
+            for start in starts:
+                layout = Layout(False, start, takes_cache)
+                padded = _documents(model, [short, long], layout, packed=False)
+                if not _same(padded, alone):
+                    continue
+                return Layout(_packs(model, short, long, alone, layout), start, takes_cache)
+    finally:
+        model.module.train(was_training)
+    raise ModelError(
+        f"The architecture {model.anatomy.family!r} gives other hidden states when a text is padded"
+        " than when it stands alone.",
+        where=model.source.name,
+        fix="Choose a model of another family: `tunesmith models list`.",
+    )
+
+
+def _packs(
+    model: Model, short: list[int], long: list[int], alone: list[Tensor], layout: Layout
+) -> bool:
+    try:
+        forwards = _documents(model, [short, long], layout, packed=True)
+        backwards = _documents(model, [long, short], layout, packed=True)
+    except _NotPackableError:
+        return False
+    return _same(forwards, alone) and _same(backwards, alone[::-1])
+
+
+def _position_starts(body: nn.Module) -> list[int | None]:
+    """Numbers at which positions may begin; RoBERTa's begin after the padding index."""
+    starts: list[int | None] = [0]
+    for module in body.modules():
+        padding = getattr(module, "padding_idx", None)
+        if isinstance(module, nn.Embedding) and padding is not None:
+            starts.append(padding + 1)
+    return list(dict.fromkeys(starts))
+
+
+def _made_up(model: Model, length: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    low = min(10, model.anatomy.vocab_size // 2)
+    return torch.randint(low, model.anatomy.vocab_size, (length,), generator=generator).tolist()
+
+
+def _stock(model: Model, ids: Sequence[int]) -> Tensor:
+    hidden: Tensor = model.body(input_ids=torch.tensor([ids], device=_device(model)))[0][0]
+    return hidden
+
+
+def _documents(
+    model: Model, documents: Sequence[Sequence[int]], layout: Layout, *, packed: bool
+) -> list[Tensor]:
+    examples = [Encoded({"text": EncodedStream(tuple(ids))}) for ids in documents]
+    stream = collate(examples).text.to(_device(model))
+    return list(run_body(model, stream, layout, packed=packed).split(stream.lengths))
+
+
+def _device(model: Model) -> torch.device:
+    return next(model.module.parameters()).device
+
+
+_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-3}
+
+
+def _same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether hidden states agree within what their precision allows."""
+    tolerance = _TOLERANCE[expected[0].dtype]
+    return all(
+        (a - b).float().norm() <= tolerance * b.float().norm()
+        for a, b in zip(found, expected, strict=True)
+    )

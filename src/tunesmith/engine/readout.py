@@ -1,0 +1,108 @@
+"""What an objective reads of a forward pass: from hidden states to a readout.
+
+    hidden_TD ──read──> TokenLogProbs | Pooled | Hidden
+
+Logits are computed by us, outside the model class and only where a token is learnt, so that no
+architecture opts out of the loss arithmetic. What some families do to their logits beside the
+output layer (soft capping, scaling) is taken from the configuration; `probe_output` compares with
+the model's own logits at load, and refuses a model with which they differ.
+
+Shapes: T tokens, N learnt tokens, D model, V vocabulary, B documents, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.data.batch import Stream
+from tunesmith.errors import ModelError
+from tunesmith.kernels.token_loss import LogitShape, linear_cross_entropy, token_log_probs
+from tunesmith.models.heads import pool_documents
+from tunesmith.models.model import Model
+from tunesmith.objectives.base import Hidden, Pooled, TokenLogProbs
+
+
+def read(
+    model: Model,
+    hidden_TD: Tensor,
+    stream: Stream,
+    readout: type[Any],
+    shape: LogitShape,
+    *,
+    token_weights: Tensor | None = None,
+) -> Any:
+    """Return the readout of these hidden states.
+
+    Args:
+        token_weights: `[N]`, where the objective knows beforehand what each log-probability is
+            multiplied by: the gradient is then made in the forward pass.
+    """
+    if readout is Hidden:
+        return Hidden(hidden_TD)
+    if readout is Pooled:
+        return Pooled(pool_documents(model, hidden_TD, stream.cu_seqlens).float())
+    if readout is TokenLogProbs:
+        return _token_log_probs(model, hidden_TD, stream, shape, token_weights)
+    raise TypeError(f"the engine has no readout {readout.__name__}")
+
+
+def _token_log_probs(
+    model: Model, hidden_TD: Tensor, stream: Stream, shape: LogitShape, token_weights: Tensor | None
+) -> TokenLogProbs:
+    if stream.weights_T is None or stream.targets_T is None:
+        raise ValueError("token log-probabilities need a stream that says what is learnt")
+    rows_N = stream.weights_T.nonzero()[:, 0]
+    layer: Any = model.module.get_submodule(model.anatomy.output or "")
+    hidden_ND, targets_N = hidden_TD[rows_N], stream.targets_T[rows_N]
+    bias_V = getattr(layer, "bias", None)
+    if token_weights is None:
+        scores = token_log_probs(hidden_ND, layer.weight, targets_N, bias_V=bias_V, shape=shape)
+        return TokenLogProbs(scores.logprobs_N, rows_N, scores.correct_N)
+    loss = linear_cross_entropy(
+        hidden_ND, layer.weight, targets_N, token_weights, bias_V=bias_V, shape=shape
+    )
+    return TokenLogProbs(loss.logprobs_N, rows_N, loss.correct_N, loss.total)
+
+
+def probe_output(model: Model) -> LogitShape:
+    """Find out how this model makes logits, and check it against the model's own.
+
+    Raises:
+        ModelError: the model's logits are made in a way that is not known here.
+    """
+    config = model.module.config
+    text: Any = config.get_text_config()
+    scale = float(getattr(text, "logit_scale", None) or 1.0)
+    scale /= float(getattr(text, "logits_scaling", None) or 1.0)
+    shape = LogitShape(scale, getattr(text, "final_logit_softcapping", None))
+    device = model.output_weight_VD.device
+    low = min(10, model.anatomy.vocab_size // 2)
+    ids = torch.arange(low, min(low + 6, model.anatomy.vocab_size), device=device)[None]
+    was_training = model.module.training
+    model.module.eval()
+    try:
+        with torch.no_grad():
+            own: Tensor = model.module(input_ids=ids).logits[0]
+            ours = logits(model, model.body(input_ids=ids)[0][0], shape)
+    finally:
+        model.module.train(was_training)
+    if (own - ours).float().norm() > 1e-2 * own.float().norm():
+        raise ModelError(
+            f"The architecture {model.anatomy.family!r} makes its logits in a way that is not"
+            " known here, so its loss would be wrong.",
+            where=model.source.name,
+            fix="Choose a model of another family: `tunesmith models list`.",
+        )
+    return shape
+
+
+def logits(model: Model, hidden_ND: Tensor, shape: LogitShape) -> Tensor:
+    """Return logits over the vocabulary, `[N, V]`."""
+    layer: Any = model.module.get_submodule(model.anatomy.output or "")
+    logits_NV: Tensor = layer(hidden_ND) * shape.scale
+    if shape.softcap is not None:
+        logits_NV = shape.softcap * torch.tanh(logits_NV / shape.softcap)
+    return logits_NV

@@ -1,0 +1,167 @@
+"""The run directory: where each thing of a run lies, its lock and its schema version.
+
+    runs/<name>/
+      recipe.yaml          as resolved: every default
+      record.json          schema version, data and base fingerprints, versions, hardware, labels
+      events.jsonl         one line a step
+      checkpoints/         see training/checkpoints.py
+      model/               the result, loadable without Tunesmith
+      evaluation/          before.jsonl, after.jsonl, metrics.json, predictions.parquet
+      summary.json         the run in figures
+      report.html
+
+A run is resumable from this directory alone. Two processes on one run: the second is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tunesmith.errors import InputError, RunError, suggest
+from tunesmith.models.atomic import unwritable
+
+SCHEMA_VERSION = 1
+
+
+class RunFolder:
+    """The files of one run, by name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"
+        self.record = path / "record.json"
+        self.events = path / "events.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.evaluation = path / "evaluation"
+        self.before = self.evaluation / "before.jsonl"
+        self.after = self.evaluation / "after.jsonl"
+        self.metrics = self.evaluation / "metrics.json"
+        self.predictions = self.evaluation / "predictions.parquet"
+        self.summary = path / "summary.json"
+        self.report = path / "report.html"
+
+    @classmethod
+    def create(cls, runs_dir: Path, name: str, *, numbered: bool) -> RunFolder:
+        """Make a new run directory.
+
+        Args:
+            numbered: add the first free number to `name`; otherwise the name must be free.
+
+        Raises:
+            InputError: the name is taken.
+            RunError: the place cannot be written.
+        """
+        number = 1
+        while True:
+            path = runs_dir / (f"{name}-{number}" if numbered else name)
+            try:
+                path.mkdir(parents=True)
+                return cls(path)
+            except FileExistsError:
+                if not numbered:
+                    raise InputError(
+                        f"There is already a run called {name!r}.",
+                        where=str(path),
+                        fix=f"Choose another --name, or go on with it: --resume {name}.",
+                    ) from None
+                number += 1
+            except OSError as error:
+                raise unwritable(error, path) from error
+
+    @classmethod
+    def open(cls, run: str | Path, runs_dir: Path) -> RunFolder:
+        """Open the directory of an existing run, given by its path or its name in `runs_dir`.
+
+        Raises:
+            InputError: there is no such run, or another version of Tunesmith wrote it.
+        """
+        for path in (Path(run), runs_dir / run):
+            if (path / "record.json").exists():
+                folder = cls(path)
+                folder._check_version()
+                return folder
+        known = [entry.parent.name for entry in runs_dir.glob("*/record.json")]
+        raise InputError(
+            f"There is no run called {str(run)!r} here.",
+            fix=suggest(str(run), known) if known else f"No run lies in {runs_dir}/ yet.",
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process alone.
+
+        Raises:
+            RunError: another process is at work on it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                "Another process is at work on this run.",
+                where=str(self.path),
+                fix="Wait for it, or give this one another --name.",
+            ) from None
+        except OSError as error:
+            raise unwritable(error, self.path) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a text file of the run: whole or not at all.
+
+        Raises:
+            RunError: the disk is full or cannot be written.
+        """
+        aside = path.with_name(f".{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with aside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise unwritable(error, path) from error
+
+    def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write a JSON file of the run."""
+        self.write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """Read a JSON file of the run.
+
+        Raises:
+            InputError: the run has no such file (it did not get that far), or it is damaged.
+        """
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                f"This run has no {path.name} yet: it has not finished.",
+                where=str(self.path),
+                fix=f"Go on with it: tunesmith train --resume {self.path.name}.",
+            ) from None
+        except ValueError as error:
+            raise InputError(f"Not readable as JSON: {error}.", where=str(path)) from error
+        return content
+
+    def _check_version(self) -> None:
+        version = self.read_json(self.record).get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"This run has schema version {version}; this Tunesmith reads {SCHEMA_VERSION}.",
+                where=str(self.path),
+                fix="Open it with the version of Tunesmith named in its record.json.",
+            )

@@ -1,0 +1,52 @@
+"""`events.jsonl`: what happened, one line a step, so that every curve can be drawn again.
+
+Lines are flushed as they are written. On resume the file is cut back to the checkpoint, so that it
+reads the same however often the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class Events:
+    """Appends to an events file.
+
+    Args:
+        path: the file; made where it is missing.
+        after_step: keep only lines of steps up to this one (a resumed run).
+    """
+
+    def __init__(self, path: Path, *, after_step: int = 0) -> None:
+        self.path = path
+        if path.exists():
+            kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= after_step]
+            aside = path.with_suffix(".part")
+            aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            os.replace(aside, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, **event: Any) -> None:
+        """Append one line; `step` must be among its fields."""
+        self._file.write(json.dumps(event) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a file, in order."""
+    return [json.loads(line) for line in _complete_lines(path)] if path.exists() else []
+
+
+def _complete_lines(path: Path) -> Iterator[str]:
+    """Whole lines only: a killed process may have left half of one."""
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield line.rstrip("\n")

@@ -1,0 +1,223 @@
+"""The training loop: order, schedule, checkpoints, guards and early stopping over the verbs.
+
+    for each step of the plan: forward_backward each micro-batch, optimizer_step, write an event
+
+It is given an engine, an objective and a plan; it knows no task, recipe or file format. Validation
+is a function that returns figures; which of them decides, and in which direction, is told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from tunesmith.console import Bar, Console
+from tunesmith.data.plan import Plan, Step
+from tunesmith.engine.engine import Engine
+from tunesmith.errors import RunError
+from tunesmith.models.seeded import seeded
+from tunesmith.objectives.base import Objective
+from tunesmith.training.checkpoints import Checkpoints, Progress
+from tunesmith.training.events import Events
+from tunesmith.training.guards import (
+    Interrupted,
+    StopRequest,
+    check_counts,
+    check_finite,
+    stop_on_signal,
+)
+from tunesmith.training.memory import resident_bytes
+from tunesmith.training.schedule import Shape, learning_rate
+
+_UNMOVED_STEPS = 3
+
+
+class Schedule(Protocol):
+    """What the loop reads of the recipe's training options."""
+
+    learning_rate: float
+    schedule: Shape
+    warmup: float
+    seed: int
+    validate_every: int | None
+    patience: int | None
+    keep_best: bool
+    checkpoint_every: int | None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a run is judged on the way.
+
+    Attributes:
+        measure: returns figures of the weights as they are now, by name.
+        decides: the name of the figure that early stopping and the best checkpoint follow.
+        higher_is_better: its direction.
+    """
+
+    measure: Callable[[], Mapping[str, float]]
+    decides: str
+    higher_is_better: bool
+
+
+class Loop:
+    """One run of training, from wherever `progress` says to the end of the plan.
+
+    Args:
+        best: the best weights so far, of a resumed run.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        objective: Objective,
+        plan: Plan,
+        options: Schedule,
+        checkpoints: Checkpoints,
+        events: Events,
+        console: Console,
+        *,
+        validation: Validation | None = None,
+        progress: Progress | None = None,
+        best: dict[str, Tensor] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.objective = objective
+        self.plan = plan
+        self.options = options
+        self.checkpoints = checkpoints
+        self.events = events
+        self.console = console
+        self.validation = validation
+        self.progress = progress or Progress(initial_digest=engine.digest())
+        self.best = best or {}
+
+    def run(self) -> Progress:
+        """Train to the end of the plan, or until validation no longer improves.
+
+        Raises:
+            RunError: the loss or a gradient is not finite, or nothing moved.
+            Interrupted: the user asked to stop; a checkpoint was written.
+        """
+        with stop_on_signal() as request, self.console.progress("train", len(self.plan)) as bar:
+            bar.advance(self.progress.step)
+            while self.progress.step < len(self.plan) and not self.progress.stopped_early:
+                self._step(bar)
+                self._validate_when_due()
+                self._checkpoint_when_due(request)
+        if self.options.keep_best and self.best:
+            self._restore_best()
+        return self.progress
+
+    def _step(self, bar: Bar) -> None:
+        number = self.progress.step
+        step = self.plan[number]
+        check_counts(number + 1, step.counts)
+        rate = learning_rate(
+            number,
+            steps=len(self.plan),
+            peak=self.options.learning_rate,
+            shape=self.options.schedule,
+            warmup=self.options.warmup,
+        )
+        began = time.perf_counter()
+        terms = self._learn(step, number)
+        norm = self.engine.optimizer_step(rate)
+        seconds = time.perf_counter() - began
+        loss = sum(terms.values())
+        check_finite(number + 1, loss, norm)
+        self._count(step, seconds)
+        self._check_moved()
+        self.events.write(
+            step=number + 1,
+            epoch=self.plan.epoch(number + 1),
+            loss=loss,
+            terms=terms,
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=step.tokens,
+            trained_tokens=_trained(step),
+            examples=sum(len(batch) for batch in step),
+            seconds=seconds,
+            tokens_per_second=step.tokens / seconds,
+            memory_bytes=resident_bytes(),
+        )
+        speed = self.progress.tokens / self.progress.seconds
+        bar.advance(1, f"{speed:.0f} tokens/s  loss {loss:.3f}")
+
+    def _learn(self, step: Step, number: int) -> dict[str, float]:
+        terms = dict.fromkeys(step.counts, 0.0)
+        for place, batch in enumerate(step):
+            with seeded(_mix(self.options.seed, number, place)):
+                shares, _ = self.engine.forward_backward(batch, self.objective, step.counts)
+            for name, share in shares.items():
+                terms[name] += share
+        return terms
+
+    def _count(self, step: Step, seconds: float) -> None:
+        self.progress.step += 1
+        self.progress.tokens += step.tokens
+        self.progress.trained_tokens += _trained(step)
+        self.progress.examples += sum(len(batch) for batch in step)
+        self.progress.seconds += seconds
+
+    def _check_moved(self) -> None:
+        if self.progress.step != min(_UNMOVED_STEPS, len(self.plan)):
+            return
+        if self.engine.digest() == self.progress.initial_digest:
+            raise RunError(
+                f"After {self.progress.step} steps no parameter has moved.",
+                fix="Raise `training.learning_rate`; see what learns with `tunesmith check`.",
+            )
+
+    def _validate_when_due(self) -> None:
+        every, last = self.options.validate_every, self.progress.step == len(self.plan)
+        if self.validation is None or not (last or (every and self.progress.step % every == 0)):
+            return
+        figures = dict(self.validation.measure())
+        self.events.write(step=self.progress.step, validation=figures)
+        value = figures[self.validation.decides]
+        sign = 1 if self.validation.higher_is_better else -1
+        if self.progress.best is None or sign * value > sign * self.progress.best:
+            self.progress.best, self.progress.best_step = value, self.progress.step
+            self.progress.bad = 0
+            if self.options.keep_best:
+                self.best = {name: t.clone() for name, t in _weights(self.engine).items()}
+        else:
+            self.progress.bad += 1
+            patience = self.options.patience
+            self.progress.stopped_early = patience is not None and self.progress.bad >= patience
+
+    def _checkpoint_when_due(self, request: StopRequest) -> None:
+        every, step = self.options.checkpoint_every, self.progress.step
+        ended = step == len(self.plan) or self.progress.stopped_early
+        if ended or request.asked or (every and step % every == 0):
+            self.checkpoints.save(self.progress, self.engine.state_dict(), self.best)
+        if request.asked and not ended:
+            raise Interrupted(f"stopped after step {step} of {len(self.plan)}")
+
+    def _restore_best(self) -> None:
+        state = self.engine.state_dict()
+        self.engine.load_state_dict(state | self.best)
+
+
+def _weights(engine: Engine) -> dict[str, Tensor]:
+    return {n: t for n, t in engine.state_dict().items() if n.startswith("weights/")}
+
+
+def _trained(step: Step) -> int:
+    return sum(
+        int((stream.weights_T != 0).sum())
+        for batch in step
+        for stream in batch.streams.values()
+        if stream.weights_T is not None
+    )
+
+
+def _mix(seed: int, step: int, place: int) -> int:
+    """A seed for one micro-batch: the same whenever that micro-batch is computed."""
+    return (seed * 1_000_003 + step) * 1_009 + place
