@@ -1,0 +1,207 @@
+"""From pydantic's errors to sentences with a place: `recipe.yaml:3: training.epoch: what. Fix.`
+
+    ValidationError, Document ──explain──> RecipeError
+
+Knows the schema (to suggest the nearest right key of that level, or the level where a key belongs)
+and the document (for lines). It checks nothing itself.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tunesmith.errors import RecipeError, suggest
+from tunesmith.recipes.document import Document, Path
+from tunesmith.recipes.schema import DEFAULT_TECHNIQUE, Choice, Recipe, TechniqueChoice
+
+_NOUNS = {
+    "float": "a number",
+    "int": "a whole number",
+    "string": "a text",
+    "bool": "true or false",
+    "list": "a list",
+    "tuple": "a list",
+    "set": "a list",
+    "dict": "a section of keys and values",
+    "mapping": "a section of keys and values",
+    "model": "a section of keys and values",
+}
+
+
+@dataclass(frozen=True)
+class _Problem:
+    path: Path
+    what: str
+    fix: str
+
+
+def explain(error: ValidationError, document: Document) -> RecipeError:
+    """Return one error that names every problem, each with its place."""
+    found: dict[Path, _Problem] = {}
+    for details in error.errors(include_url=False):
+        problem = _problem(details, document)
+        earlier = found.get(problem.path)
+        if earlier:  # alternatives of one value: `a text` or `a number`
+            either = earlier.what.partition(", not ")[0]
+            other = problem.what.removeprefix("Must be ")
+            problem = _Problem(problem.path, f"{either} or {other}", "")
+        found[problem.path] = problem
+    if len(found) == 1:
+        [problem] = found.values()
+        return RecipeError(
+            problem.what, where=where(document, problem.path), fix=problem.fix or None
+        )
+    lines = [
+        f"{where(document, problem.path)}: {problem.what} {problem.fix}".rstrip()
+        for problem in found.values()
+    ]
+    listing = "".join(f"\n  {line}" for line in lines)
+    return RecipeError(
+        f"{len(lines)} things are wrong:{listing}", where=document.place(()).partition(":")[0]
+    )
+
+
+def where(document: Document, path: Path) -> str:
+    """Return the place of a value and its dotted path: `recipe.yaml:3: training.epochs`."""
+    place = document.place(path)
+    dotted = ".".join(map(str, path))
+    if not dotted or place.startswith(f"--set {dotted}="):
+        return place
+    return f"{place}: {dotted}"
+
+
+def _problem(details: ErrorDetails, document: Document) -> _Problem:
+    context = details.get("ctx") or {}
+    kind = details["type"]
+    path = document.real_path(details["loc"])
+    if kind == "missing":
+        key = context.get("key") or details["loc"][-1]
+        path = (*path, key)
+        return _Problem(path, f"{key!r} is missing.", _what_it_is(path, document))
+    if kind == "extra_forbidden":
+        return _Problem(path, f"There is no option {path[-1]!r} here.", _right_key(path, document))
+    if context.get("key"):
+        path = (*path, context["key"])
+    fix = context.get("fix") or ""
+    if kind == "literal_error":
+        fix = suggest(str(details["input"]), re.findall(r"'([^']*)'", str(context["expected"])))
+    return _Problem(path, _sentence(kind, context, details), fix)
+
+
+def _sentence(kind: str, context: Mapping[str, Any], details: ErrorDetails) -> str:
+    given = _shown(details["input"])
+    if kind in ("unknown_member", "conflict"):
+        return _end(details["msg"])
+    if kind == "literal_error":
+        return f"Must be {context['expected']}, not {given}."
+    if kind == "finite_number":
+        return f"Must be a finite number, not {given}."
+    if kind in ("int_from_float", "int_parsing_size"):
+        return f"Must be a whole number, not {given}."
+    if kind.endswith("_type") and kind.removesuffix("_type") in _NOUNS:
+        return f"Must be {_NOUNS[kind.removesuffix('_type')]}, not {given}."
+    if kind == "value_error":
+        return _end(str(context.get("error", details["msg"])))
+    _, should, rest = details["msg"].partition(" should ")
+    return f"Must {rest}, not {given}." if should else _end(details["msg"])
+
+
+def _end(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "empty (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "a section"
+    text = repr(value) if not isinstance(value, float) else f"{value:g}"
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _right_key(path: Path, document: Document) -> str:
+    """Suggest the nearest key of this level, else the section to which such a key belongs."""
+    key = str(path[-1])
+    here = options_at(path[:-1], document)
+    if get_close_matches(key, here, n=1, cutoff=0.6):
+        return suggest(key, here)
+    for section in _sections(document):
+        if section != path[:-1] and key in options_at(section, document):
+            home = ".".join(map(str, (*section, key)))
+            return f"It belongs elsewhere: {home}."
+    return suggest(key, here) if here else "Remove it: nothing can be set here."
+
+
+def _what_it_is(path: Path, document: Document) -> str:
+    description = options_at(path[:-1], document).get(str(path[-1]))
+    return f"Give it: {description}." if description else ""
+
+
+def _sections(document: Document) -> Iterator[Path]:
+    yield ()
+    for name in Recipe.model_fields:
+        yield (name,)
+
+
+def options_at(path: Path, document: Document) -> dict[str, str]:
+    """Return the keys that may stand in the section at `path`, with their descriptions."""
+    return _keys(Recipe, path, document.value)
+
+
+def _keys(model: type[BaseModel] | None, path: Path, value: Any) -> dict[str, str]:
+    own: dict[str, str] = {}
+    if model is not None and issubclass(model, Choice):
+        own = {"name": f"which {model.registry.kind}"}
+        model = _chosen(model, value)
+    if not path:
+        return {**own, **_described(model)}
+    if model is None:
+        return {}
+    key, rest = path[0], path[1:]
+    try:
+        inside = value[key]
+    except (KeyError, IndexError, TypeError):
+        inside = None
+    if isinstance(key, int):  # an item of a list is described by the list's own annotation
+        return _keys(model, rest, inside)
+    field = model.model_fields.get(key)
+    return _keys(_model_in(field.annotation) if field else None, rest, inside)
+
+
+def _chosen(choice: type[Choice], value: Any) -> type[BaseModel] | None:
+    """Return the option model of the member that `value` names."""
+    name = value.get("name") if isinstance(value, Mapping) else value
+    if name is None and choice is TechniqueChoice:
+        name = DEFAULT_TECHNIQUE
+    if name not in choice.registry.names():
+        return None
+    options: type[BaseModel] = choice.registry.get(name).Options
+    return options
+
+
+def _described(model: type[BaseModel] | None) -> dict[str, str]:
+    if model is None:
+        return {}
+    return {name: field.description or "" for name, field in model.model_fields.items()}
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the pydantic model inside `Model`, `Model | None`, `list[Model]`, if there is one."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, list, tuple):
+        for part in get_args(annotation):
+            found = _model_in(part)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,171 @@
+"""Reading a recipe: file or mapping, overrides, validation, and where its files are.
+
+    recipe.yaml, ["training.epochs=3"] ──load_recipe──> Recipe
+
+Every problem becomes a `RecipeError` that says the file, line, key, what is wrong and the nearest
+right word. Relative paths, those of overrides included, start at the recipe's folder. It reads no
+record and no model: only whether the files that the recipe names are there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tunesmith.errors import RecipeError
+from tunesmith.recipes.document import Document, from_mapping, override, read_document
+from tunesmith.recipes.explain import explain, where
+from tunesmith.recipes.schema import DEFAULT_TECHNIQUE, Recipe
+
+_CHOICES = {"task": None, "technique": DEFAULT_TECHNIQUE, "objective": None}
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".gz")
+
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()
+) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        source: a YAML file, a mapping of the same shape (relative paths then start at the current
+            folder), or a recipe.
+        overrides: `key.key=value` each, the value in YAML; validated like the file itself.
+
+    Raises:
+        RecipeError: it cannot be read or is not valid; the message names every problem.
+    """
+    if isinstance(source, Recipe):
+        source = source.model_dump()
+    if isinstance(source, Mapping):
+        return parse_recipe(source, overrides)
+    path = Path(source)
+    return _validated(read_document(_read(path), str(source)), overrides, path.parent)
+
+
+def parse_recipe(
+    mapping: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    base: Path | None = None,
+    name: str = "recipe",
+) -> Recipe:
+    """Validate a mapping of a recipe's shape, as a notebook or a form makes it.
+
+    Args:
+        base: where relative paths start; the current folder, unless given.
+        name: what the places in messages are called.
+
+    Raises:
+        RecipeError: an override, an option or a file is wrong.
+    """
+    return _validated(from_mapping(mapping, name), overrides, base or Path.cwd())
+
+
+def _validated(document: Document, overrides: Sequence[str], base: Path) -> Recipe:
+    if not isinstance(document.value, Mapping):
+        raise RecipeError(
+            "A recipe is made of keys and values.",
+            where=document.place(()),
+            fix="Begin with `model: NAME`.",
+        )
+    for assignment in overrides:
+        document = override(document, assignment, _CHOICES)
+    try:
+        recipe = Recipe.model_validate(document.value)
+    except ValidationError as error:
+        raise explain(error, document) from None
+    return _with_places_of_files(recipe, document, base)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise RecipeError(
+            "There is no such recipe.", where=str(path), fix=_nearest_file(path)
+        ) from None
+    except IsADirectoryError:
+        inside = sorted(path.glob("*.yaml"))
+        fix = f"Did you mean {str(inside[0])!r}?" if inside else "Give the file."
+        raise RecipeError("This is a folder, not a recipe.", where=str(path), fix=fix) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise RecipeError(
+            f"This is not UTF-8 text (byte {error.start}).",
+            where=f"{path}:{line}",
+            fix="Save the file as UTF-8.",
+        ) from None
+    except OSError as error:
+        raise RecipeError(
+            f"This cannot be read: {error.strerror}.", where=str(path), fix="Check its permissions."
+        ) from None
+
+
+def _nearest_file(path: Path) -> str:
+    names = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, names, n=1, cutoff=0.5)
+    if near:
+        return f"Did you mean {str(path.with_name(near[0]))!r}?"
+    return "`tunesmith init DIR` writes one to start from."
+
+
+def _with_places_of_files(recipe: Recipe, document: Document, base: Path) -> Recipe:
+    data = recipe.data
+    several = isinstance(document.value["data"]["train"], list)
+    train = [
+        _located(spec, base, where(document, ("data", "train", *((i,) if several else ()))))
+        for i, spec in enumerate(data.train)
+    ]
+    apart = {
+        name: _located(spec, base, where(document, ("data", name)))
+        for name in ("test", "validation")
+        if isinstance(spec := getattr(data, name), str)
+    }
+    return recipe.model_copy(
+        update={
+            "model": _located_model(recipe.model, base, where(document, ("model",))),
+            "data": data.model_copy(update={"train": train, **apart}),
+        }
+    )
+
+
+def _located(spec: str, base: Path, place: str) -> str:
+    """Return the absolute path of a file or folder, or the id of a hub data set as it is."""
+    path = base / Path(spec).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    if _HUB_ID.fullmatch(spec) and not spec.endswith(_DATA_SUFFIXES) and spec[0] != ".":
+        return spec
+    raise RecipeError(
+        f"There is no file {spec!r} (looked for {path.absolute()}).",
+        where=place,
+        fix=_nearest_data(path),
+    )
+
+
+def _nearest_data(path: Path) -> str:
+    names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, names, n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {near[0]!r}?"
+    return "Relative paths start at the recipe's folder."
+
+
+def _located_model(spec: str, base: Path, place: str) -> str:
+    """Return the absolute path of a local model, or its name as it is."""
+    path = base / Path(spec).expanduser()
+    if path.is_file() or (path / "config.json").is_file():
+        return str(path.resolve())
+    if spec.endswith(".gguf") or spec.startswith(("./", "../", "/", "~")):
+        raise RecipeError(
+            f"There is no model at {spec!r} (looked for {path.absolute()}).",
+            where=place,
+            fix=_nearest_data(path) if path.parent.is_dir() else "`tunesmith models` lists names.",
+        )
+    return spec
