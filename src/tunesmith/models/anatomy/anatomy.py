@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Layer:
-    """One repeated block. `linears` are the full names of its linear maps, in forward order."""
+    """One repeated block. `linears` are the full names of its linear maps, as registered."""
 
     name: str
     linears: tuple[str, ...]
@@ -35,6 +35,8 @@ class Anatomy:
         head: modules that belong to the task (a classifier), not to the pre-trained body.
         pooler: the submodule that makes one vector of a document, or None.
         hidden_size, vocab_size, context_length: sizes in elements, tokens, tokens.
+        position_offset: what the position of a document's first token is (RoBERTa counts from the
+            padding index + 1); added to positions that are given explicitly.
         can_pack: whether documents laid end to end stay separate; *probed* at load, never assumed.
     """
 
@@ -51,4 +53,5 @@ class Anatomy:
     hidden_size: int
     vocab_size: int
     context_length: int
+    position_offset: int = 0
     can_pack: bool = field(default=False)

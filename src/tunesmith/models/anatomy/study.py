@@ -1,0 +1,146 @@
+"""Derives the anatomy of a model from the types of its modules and its configuration.
+
+No name of a module is assumed but those that transformers' own accessors give: the base model's
+prefix, the input and the output embeddings. Layers are the longest outermost list of modules,
+linear maps and norms are known by type. Nothing is run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from tunesmith.errors import ModelError
+from tunesmith.models.anatomy.anatomy import Anatomy, Layer
+from tunesmith.models.heads import FeatureModel
+from tunesmith.models.kinds import kind_of
+
+UNLIMITED = 1 << 30
+"""The context length of a model whose positions have no end (ALiBi, recurrent)."""
+
+
+def study(module: nn.Module) -> Anatomy:
+    """Return where everything is in `module`, a transformers model or a `FeatureModel`.
+
+    Raises:
+        ModelError: it has no token embedding or no repeated layers, so it is no text transformer.
+    """
+    config: Any = module.config
+    text_config = config.get_text_config()
+    body_name = _body_name(module)
+    body: Any = module.get_submodule(body_name)
+    names = {id(part): name for name, part in reversed(list(module.named_modules()))}
+    embeddings = names.get(id(_input_embeddings(body)))
+    layers = _layers(module, body_name)
+    if embeddings is None or not layers:
+        raise ModelError(
+            f"No token embedding or no repeated layers were found in this {config.model_type} "
+            "model.",
+            fix="Choose a text transformer, such as smollm2-135m-instruct or minilm-l6.",
+        )
+    output = None if isinstance(module, FeatureModel) else _output_name(module, names)
+    embedding: Any = module.get_submodule(embeddings)
+    tied = output is not None and module.get_submodule(output).weight is embedding.weight
+    return Anatomy(
+        family=config.model_type,
+        kind=kind_of(config.to_dict()),
+        body=body_name,
+        embeddings=embeddings,
+        layers=layers,
+        norms=tuple(name for name, part in module.named_modules() if _is_norm(part)),
+        output=output,
+        tied=tied,
+        head=_head(module, body_name, output),
+        pooler=_pooler(module),
+        hidden_size=text_config.hidden_size,
+        vocab_size=embedding.weight.shape[0],
+        context_length=_context_length(text_config, module),
+        position_offset=_position_offset(module),
+    )
+
+
+def is_linear(part: nn.Module) -> bool:
+    """Whether `part` is a linear map: `nn.Linear`, or GPT-2's transposed one."""
+    return isinstance(part, nn.Linear | Conv1D)
+
+
+def _body_name(module: nn.Module) -> str:
+    if isinstance(module, FeatureModel):
+        return "body"
+    prefix = getattr(module, "base_model_prefix", "")
+    return prefix if prefix and hasattr(module, prefix) else ""
+
+
+def _input_embeddings(body: Any) -> nn.Module | None:
+    try:
+        found: nn.Module | None = body.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return found
+
+
+def _output_name(module: Any, names: dict[int, str]) -> str | None:
+    output = module.get_output_embeddings()
+    return None if output is None else names.get(id(output))
+
+
+def _layers(module: nn.Module, body: str) -> tuple[Layer, ...]:
+    lists = {
+        name: part
+        for name, part in module.named_modules()
+        if isinstance(part, nn.ModuleList) and (not body or name.startswith(f"{body}."))
+    }
+    outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    if not outermost:
+        return ()
+    longest = max(outermost, key=lambda name: len(lists[name]))
+    return tuple(_layer(f"{longest}.{i}", part) for i, part in enumerate(lists[longest]))
+
+
+def _layer(name: str, layer: nn.Module) -> Layer:
+    parts = list(layer.named_modules())
+    return Layer(
+        name=name,
+        linears=tuple(f"{name}.{inner}" for inner, part in parts if is_linear(part)),
+        norms=tuple(f"{name}.{inner}" for inner, part in parts if _is_norm(part)),
+    )
+
+
+def _is_norm(part: nn.Module) -> bool:
+    is_leaf = not any(True for _ in part.children())
+    return isinstance(part, nn.LayerNorm) or (is_leaf and "Norm" in type(part).__name__)
+
+
+def _head(module: nn.Module, body: str, output: str | None) -> tuple[str, ...]:
+    """Top-level parts with parameters that are neither the body nor the vocabulary layer."""
+    if not body:
+        return ()
+    return tuple(
+        name
+        for name, part in module.named_children()
+        if name != body
+        and name != (output or "").split(".")[0]
+        and any(True for _ in part.parameters())
+    )
+
+
+def _pooler(module: nn.Module) -> str | None:
+    for name, part in module.named_modules():
+        if name.split(".")[-1] == "pooler" and any(True for _ in part.parameters()):
+            return name
+    return None
+
+
+def _context_length(config: Any, module: nn.Module) -> int:
+    length = getattr(config, "max_position_embeddings", None)
+    return UNLIMITED if not length or length < 0 else int(length) - _position_offset(module)
+
+
+def _position_offset(module: nn.Module) -> int:
+    """RoBERTa and its kin count positions from the padding index + 1, outside the embedding."""
+    for name, part in module.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            return 0 if part.padding_idx is None else part.padding_idx + 1
+    return 0

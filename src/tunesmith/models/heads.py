@@ -1,0 +1,123 @@
+"""Heads on packed hidden states: what a document's class is, from where the document lies.
+
+    hidden_TD ──rows of each document──> first | last | mean ──the stock head──> outputs_BC
+
+transformers' classifiers pool a padded batch; a pack has its documents end to end, so the rows
+are gathered here and the model's own head modules are applied to them. It runs no body.
+
+Shapes: T tokens of the pack, B documents, D model, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tunesmith.errors import ModelError
+
+if TYPE_CHECKING:
+    from tunesmith.models.model import Model
+
+Pooling = Literal["mean", "cls", "last"]
+
+
+class FeatureHead(nn.Module):
+    """One vector of each document, and a linear map of it.
+
+    Args:
+        hidden_size: D.
+        outputs: C, the size of what the linear map gives.
+        pooling: the mean over the document's tokens, its first, or its last.
+    """
+
+    def __init__(self, hidden_size: int, outputs: int, pooling: Pooling) -> None:
+        super().__init__()
+        self.pooling: Pooling = pooling
+        self.linear = nn.Linear(hidden_size, outputs)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def pool(self, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Return one vector of each document: `features_BD`, float32 (or wider)."""
+        hidden_TD = hidden_TD.to(torch.promote_types(hidden_TD.dtype, torch.float32))
+        starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
+        if self.pooling == "cls":
+            return hidden_TD[starts]
+        if self.pooling == "last":
+            return hidden_TD[ends - 1]
+        return torch.segment_reduce(hidden_TD, "mean", lengths=ends - starts, axis=0)
+
+    def forward(self, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Return `outputs_BC`."""
+        features_BD = self.pool(hidden_TD, cu_seqlens)
+        outputs_BC: Tensor = self.linear(features_BD.to(self.linear.weight.dtype))
+        return outputs_BC
+
+
+class FeatureModel(nn.Module):
+    """A transformers body with a `FeatureHead` on it."""
+
+    def __init__(self, body: nn.Module, head: FeatureHead) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    @property
+    def config(self) -> Any:
+        """The body's configuration."""
+        return self.body.config
+
+
+def pool_documents(model: Model, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Apply the model's own head to packed hidden states.
+
+    Equal to the logits of transformers' `*ForSequenceClassification` on the same documents padded.
+
+    Args:
+        hidden_TD: the body's last hidden state of documents laid end to end.
+        cu_seqlens: where each of the B documents begins, and the end: B + 1 integers.
+
+    Returns:
+        `outputs_BC`, float32 (float64 where the head is).
+
+    Raises:
+        ModelError: the model has no head that is known here.
+    """
+    module: Any = model.module
+    if isinstance(module, FeatureModel):
+        outputs_BC: Tensor = module.head(hidden_TD, cu_seqlens)
+    elif "score" in model.anatomy.head:
+        last_BD = hidden_TD[cu_seqlens[1:].long() - 1]
+        outputs_BC = _apply(module.score, last_BD)
+    elif "classifier" in model.anatomy.head:
+        outputs_BC = _classify_first(model, hidden_TD[cu_seqlens[:-1].long()])
+    else:
+        raise ModelError(f"This {model.anatomy.family} model has no head that names a class.")
+    return outputs_BC.to(torch.promote_types(outputs_BC.dtype, torch.float32))
+
+
+def _classify_first(model: Model, first_BD: Tensor) -> Tensor:
+    """Encoders: the first token, through the family's pooler, dropout and classifier."""
+    module: Any = model.module
+    if not isinstance(getattr(module.classifier, "original_module", module.classifier), nn.Linear):
+        # RoBERTa's kind of head has dense, dropout and projection in it and takes B x T x D.
+        return _apply(module.classifier, first_BD[:, None])
+    if model.anatomy.pooler is not None:
+        pooled_BD = _apply(module.get_submodule(model.anatomy.pooler), first_BD[:, None])
+    elif "pre_classifier" in model.anatomy.head:
+        pooled_BD = F.relu(_apply(module.pre_classifier, first_BD))
+    else:
+        pooled_BD = first_BD
+    dropout = getattr(module, "dropout", None)
+    return _apply(module.classifier, pooled_BD if dropout is None else dropout(pooled_BD))
+
+
+def _apply(part: nn.Module, hidden: Tensor) -> Tensor:
+    """Apply `part` in its own precision: a head learns in float32 on a body in bfloat16."""
+    # The last parameter is an adapter's or the learning copy's, where there is one.
+    *_, weight = part.parameters()
+    outputs: Tensor = part(hidden.to(weight.dtype))
+    return outputs

@@ -1,0 +1,111 @@
+"""What kind of model a configuration describes, and whether that suits a head.
+
+The kind is read from transformers' own tables of architectures, so that a new family needs no
+change here. A model that does not suit is refused with the reason and a better choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.models.auto import modeling_auto as tables
+
+from tunesmith.errors import ModelError
+
+DECODER, ENCODER, ENCODER_DECODER = "decoder", "encoder", "encoder-decoder"
+
+_OTHER_SENSES = {
+    "image": (
+        "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+        "MODEL_FOR_IMAGE_MAPPING_NAMES",
+        "MODEL_FOR_BACKBONE_MAPPING_NAMES",
+        "MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES",
+        "MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES",
+        "MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES",
+        "MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES",
+    ),
+    "image-text": (
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
+        "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+        "MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING_NAMES",
+    ),
+    "audio": (
+        "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES",
+        "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
+        "MODEL_FOR_CTC_MAPPING_NAMES",
+        "MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING_NAMES",
+    ),
+}
+
+_SUITS = {
+    "causal_lm": (DECODER,),
+    "classification": (DECODER, ENCODER),
+    "features": (DECODER, ENCODER),
+}
+
+_NEEDS = {
+    "causal_lm": "This task learns to write text, which needs a decoder",
+    "classification": "This task reads a text and names its class, which needs a text model",
+    "features": "This technique turns texts into vectors, which needs a text model",
+}
+
+_BETTER = {
+    "causal_lm": "Choose a decoder, such as smollm2-135m-instruct.",
+    "classification": "Choose an encoder such as minilm-l6, or a decoder such as "
+    "smollm2-135m-instruct.",
+    "features": "Choose an encoder such as minilm-l6.",
+}
+
+
+def kind_of(config: Mapping[str, Any]) -> str:
+    """Return the kind of model that a `config.json` describes.
+
+    Returns:
+        `decoder`, `encoder`, `encoder-decoder`, `image`, `image-text`, `audio` or `unknown`.
+    """
+    family = config.get("model_type")
+    if not isinstance(family, str):
+        # timm writes its image models without a model type, but with their picture statistics.
+        is_timm = "architecture" in config or "pretrained_cfg" in config
+        return "image" if is_timm else "unknown"
+    for sense, names in _OTHER_SENSES.items():
+        if sense != "image" and any(family in getattr(tables, name, {}) for name in names):
+            return sense
+    writes = family in tables.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    fills_in = family in tables.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if config.get("is_encoder_decoder") or (
+        family in tables.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+        and not config.get("is_decoder")
+    ):
+        return ENCODER_DECODER
+    if fills_in and not config.get("is_decoder"):
+        return ENCODER
+    if writes:
+        return DECODER
+    if any(family in getattr(tables, name, {}) for name in _OTHER_SENSES["image"]):
+        return "image"
+    return "unknown"
+
+
+def check_fit(name: str, config: Mapping[str, Any], head: str) -> str:
+    """Return the kind of the model called `name`, once it suits `head`.
+
+    Args:
+        head: `causal_lm`, `classification` or `features`.
+
+    Raises:
+        ModelError: it does not suit, with the reason and which model would.
+    """
+    kind = kind_of(config)
+    if kind in _SUITS[head]:
+        return kind
+    family = config.get("model_type") or config.get("architecture") or "no model type"
+    is_one = {
+        "image": f"is an image model ({family})",
+        "image-text": f"reads images beside text ({family})",
+        "audio": f"is a sound model ({family})",
+        ENCODER: f"is an encoder ({family}): it reads text and writes none",
+        ENCODER_DECODER: f"is an encoder-decoder ({family}), which no task here trains yet",
+    }.get(kind, f"is of a kind that is not known here ({family})")
+    raise ModelError(f"{name} {is_one}. {_NEEDS[head]}.", fix=_BETTER[head])
