@@ -59,7 +59,7 @@ class Plan(Sequence[Step]):
         *,
         batch_size: int,
         tokens_per_batch: int,
-        epochs: float = 1.0,
+        epochs: float | None = 1.0,
         max_steps: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -70,7 +70,7 @@ class Plan(Sequence[Step]):
         self.tokens_per_batch = tokens_per_batch
         self.seed = seed
         self.steps_per_epoch = math.ceil(len(examples) / batch_size)
-        self.steps = max_steps or max(1, math.ceil(epochs * self.steps_per_epoch - 1e-9))
+        self.steps = max_steps or math.ceil((epochs or 1.0) * self.steps_per_epoch - 1e-9)
         self._count = count
         self._lengths = [example.length for example in examples]
         self._order: tuple[int, list[int]] = (-1, [])

@@ -13,7 +13,7 @@ from tunesmith.data.batch import Batch, Encoded, collate
 
 
 def batches(
-    examples: Sequence[Encoded], tokens_per_batch: int, *, packed: bool
+    examples: Sequence[Encoded], tokens_per_batch: int, packed: bool
 ) -> Iterator[Batch]:
     """Yield all examples, longest first, in batches of at most `tokens_per_batch` tokens.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tunesmith.data.batch import Batch
 from tunesmith.engine.fusion import fused
-from tunesmith.engine.generation import Generated, Sampling, generate
+from tunesmith.engine.generation import Generated, Sampling, generate, stream
 from tunesmith.engine.optimizer import AdamWOptions, Optimizer
 from tunesmith.engine.packing import probe_layout, run_body
 from tunesmith.engine.precision import computing
@@ -113,6 +113,12 @@ class Engine:
         """Continue each prompt until a stop token or `sampling.max_new_tokens`."""
         with torch.no_grad(), self._mode(training=False), self._adapter(adapter):
             return generate(self.model, prompts, sampling, self.logit_shape)
+
+    @torch.no_grad()
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        """Yield the ids of one continuation as they are made."""
+        with self._mode(training=False):
+            yield from stream(self.model, prompt, sampling, self.logit_shape)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what learns and the optimiser's state, as `weights/…` and `optimizer/…`."""

@@ -37,7 +37,7 @@ class Optimizer:
     """
 
     def __init__(self, groups: Sequence[ParameterGroup], options: AdamWOptions) -> None:
-        groups = [group for group in groups if group.parameters]
+        groups = [group for group in groups if group.parameters] or [ParameterGroup({})]
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for group in groups for name, parameter in group.parameters.items()
         }

@@ -27,11 +27,28 @@ from transformers import AttentionInterface
 
 from tunesmith.data.batch import Encoded, EncodedStream, Stream, collate
 from tunesmith.errors import ModelError
-from tunesmith.kernels.attention import packed_attention
+from tunesmith.kernels.attention import Spans, document_spans, packed_attention
 from tunesmith.models.model import Model
 
 PACKED = "tunesmith"
-_boundaries: ContextVar[Tensor] = ContextVar("boundaries")
+
+
+class _Boundaries:
+    """Where the documents of one batch lie, and who sees whom, worked out once a batch."""
+
+    def __init__(self, cu_seqlens: Tensor) -> None:
+        self._cu_seqlens = cu_seqlens
+        self._spans: dict[tuple[bool, int | None], Spans] = {}
+
+    def spans(self, causal: bool, window: int | None) -> Spans:
+        """Return the spans for this kind of attention (layers of one model may differ)."""
+        key = (causal, window)
+        if key not in self._spans:
+            self._spans[key] = document_spans(self._cu_seqlens, causal=causal, window=window)
+        return self._spans[key]
+
+
+_boundaries: ContextVar[_Boundaries] = ContextVar("boundaries")
 
 
 @dataclass(frozen=True)
@@ -85,7 +102,7 @@ def pad(stream: Stream) -> tuple[Tensor, Tensor]:
 def _packed_attention(module: nn.Module, cu_seqlens: Tensor) -> Iterator[None]:
     config: Any = module.config
     stock = config._attn_implementation
-    token = _boundaries.set(cu_seqlens)
+    token = _boundaries.set(_Boundaries(cu_seqlens))
     config._attn_implementation = PACKED
     try:
         yield
@@ -117,10 +134,8 @@ def _attend(
         query,
         key,
         value,
-        _boundaries.get(),
-        causal=is_causal,
-        scale=scaling if scaling is not None else query.shape[-1] ** -0.5,
-        window=sliding_window,
+        _boundaries.get().spans(is_causal, sliding_window),
+        scale=scaling,
         dropout=dropout,
     )
     return out.transpose(1, 2), None

@@ -1,0 +1,151 @@
+"""The learning stage of a run: the training loop, or the solver of a technique that fits at once.
+
+Most techniques learn by gradient steps (`training/loop.py`); one whose head has a convex solver
+(`repurpose`) computes the features of every record once and fits it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunesmith.console import Console
+from tunesmith.engine.batching import batches
+from tunesmith.evaluation.significance import figures
+from tunesmith.objectives.base import Hidden
+from tunesmith.runs.folder import RunFolder
+from tunesmith.runs.prepare import Part, Prepared, selects
+from tunesmith.tasks.base import Metric
+from tunesmith.training.checkpoints import Checkpoints, Progress
+from tunesmith.training.events import Events
+from tunesmith.training.loop import Loop, Validation
+from tunesmith.training.memory import peak_bytes
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What learning took: how far it went, and the most memory that was held."""
+
+    progress: Progress
+    peak_memory_bytes: int
+
+
+def learn(folder: RunFolder, prepared: Prepared, console: Console) -> Learnt:
+    """Learn from the training records, from the last checkpoint on where there is one.
+
+    Raises:
+        RunError: a guard stopped it.
+        Interrupted: the user asked to stop; a checkpoint was written.
+    """
+    if prepared.technique.fits:
+        progress = _fit(folder, prepared, console)
+    else:
+        progress = _train(folder, prepared, console)
+    prepared.technique.finish(prepared.model)
+    return Learnt(progress, peak_bytes())
+
+
+def _train(folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
+    training = prepared.recipe.training
+    checkpoints = Checkpoints(folder.checkpoints, training.keep_checkpoints)
+    saved = checkpoints.latest()
+    progress, best = None, None
+    if saved is not None:
+        prepared.engine.load_state_dict(saved.state)
+        progress, best = saved.progress, saved.best
+        console.note(f"Going on after step {progress.step}.")
+    events = Events(folder.events, after_step=progress.step if progress else 0)
+    try:
+        return Loop(
+            prepared.engine,
+            prepared.objective,
+            prepared.plan(),
+            training,
+            checkpoints,
+            events,
+            console,
+            validation=validation(prepared, console),
+            progress=progress,
+            best=best,
+        ).run()
+    finally:
+        events.close()
+
+
+def validation(prepared: Prepared, console: Console) -> Validation | None:
+    """Return how the run is judged on the way, or None where nothing is selected by it.
+
+    The recipe's metric decides where it can be had without generating, else the task's own.
+    """
+    part = prepared.validation
+    if part is None or not selects(prepared.recipe.training):
+        return None
+    metrics = dict(prepared.task.metrics)
+    chosen = prepared.recipe.evaluation.metric
+    decides = chosen if chosen and not metrics[chosen].generated else prepared.task.primary
+
+    def measure() -> Mapping[str, float]:
+        return validation_figures(prepared, part, metrics, console)
+
+    return Validation(measure, decides, metrics[decides].higher_is_better)
+
+
+def validation_figures(
+    prepared: Prepared, part: Part, metrics: Mapping[str, Metric], console: Console
+) -> dict[str, float]:
+    """Return every metric of `part` that needs no generation, with the weights as they are."""
+    scores = prepared.task.measure(
+        prepared.engine,
+        part.data.records,
+        part.examples,
+        generate=0,
+        console=Console(quiet=True),
+        tokens_per_batch=prepared.recipe.evaluation.tokens_per_batch,
+    )
+    return figures(scores, {n: m for n, m in metrics.items() if not m.generated})
+
+
+def _fit(folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
+    """Compute the features once, and let the technique's solver fit its head on them."""
+    began = time.perf_counter()
+    features_BD, labels_B = features(prepared, prepared.train, console)
+    seconds = time.perf_counter() - began
+    loss = prepared.technique.fit(prepared.model, features_BD, labels_B)
+    tokens = prepared.train.tokens
+    progress = Progress(step=1, tokens=tokens, examples=len(labels_B), seconds=seconds)
+    events = Events(folder.events)
+    events.write(
+        step=1,
+        epoch=1.0,
+        loss=loss,
+        terms={"nll": loss},
+        tokens=tokens,
+        trained_tokens=0,
+        examples=len(labels_B),
+        seconds=seconds,
+        tokens_per_second=tokens / seconds,
+    )
+    events.close()
+    return progress
+
+
+def features(prepared: Prepared, part: Part, console: Console) -> tuple[Tensor, Tensor]:
+    """Return the pooled features `[B, D]` of each record, and the labels `[B]`."""
+    engine, head = prepared.engine, prepared.model.module.get_submodule("head")
+    rows: list[Tensor] = []
+    order: list[int] = []
+    budget = prepared.recipe.evaluation.tokens_per_batch
+    with console.progress("features", len(part.examples)) as bar:
+        for batch in batches(part.examples, budget, engine.packed):
+            hidden_TD = engine.forward(batch, Hidden).hidden_TD
+            rows.append(head.pool(hidden_TD, batch.text.cu_seqlens).float().cpu())
+            order += batch.indices
+            bar.advance(len(batch))
+    places = torch.from_numpy(np.argsort(order))
+    labels = torch.tensor([int(example.label or 0) for example in part.examples])  # type: ignore[arg-type]
+    return torch.cat(rows)[places], labels

@@ -1,0 +1,232 @@
+"""From a recipe to everything that a run needs in memory: data, task, model, technique, engine.
+
+    Recipe ──prepare──> Prepared(task, technique, splits, examples, engine, objective, plan)
+
+The same preparation serves `train`, `check` and the engine's door (`tunesmith.load`), so that what
+is checked is what is trained. Nothing is written here but the model cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tunesmith.console import Console
+from tunesmith.data.batch import Encoded
+from tunesmith.data.dataset import Dataset
+from tunesmith.data.plan import Plan
+from tunesmith.data.splits import Splits, load_splits
+from tunesmith.engine.engine import Engine
+from tunesmith.engine.optimizer import AdamWOptions
+from tunesmith.engine.precision import choose_dtype
+from tunesmith.errors import DataError, RecipeError
+from tunesmith.models.load import load_model
+from tunesmith.models.model import Model
+from tunesmith.models.resolve import resolve
+from tunesmith.models.seeded import seeded
+from tunesmith.objectives.base import Objective
+from tunesmith.recipes.schema import Recipe, TrainingOptions
+from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES
+from tunesmith.tasks.base import Task
+from tunesmith.techniques.base import Technique
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the data: its records, and the examples that they became."""
+
+    data: Dataset
+    examples: list[Encoded]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens over all examples."""
+        return sum(example.length for example in self.examples)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that are learnt."""
+        return sum(s.trained() for e in self.examples for s in e.streams.values())
+
+
+@dataclass
+class Prepared:
+    """What a run works with."""
+
+    recipe: Recipe
+    task: Task
+    technique: Technique
+    objective: Objective
+    splits: Splits
+    engine: Engine
+    train: Part
+    test: Part
+    validation: Part | None
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> Model:
+        """The loaded model."""
+        return self.engine.model
+
+    def plan(self) -> Plan:
+        """Return the steps of training."""
+        training = self.recipe.training
+        return Plan(
+            self.train.examples,
+            self.objective.counts,
+            batch_size=training.batch_size,
+            tokens_per_batch=training.tokens_per_batch,
+            epochs=training.epochs,
+            max_steps=training.max_steps,
+            seed=training.seed,
+        )
+
+
+def make_task(recipe: Recipe) -> Task:
+    """Return the recipe's task, not bound to a model yet."""
+    task: Task = TASKS.get(recipe.task.name)(recipe.task.options)
+    return task
+
+
+def make_technique(recipe: Recipe) -> Technique:
+    """Return the recipe's technique."""
+    technique: Technique = TECHNIQUES.get(recipe.technique.name)(recipe.technique.options)
+    return technique
+
+
+def make_objective(recipe: Recipe, task: Task) -> Objective:
+    """Return the recipe's objective, or the task's own."""
+    if recipe.objective is None:
+        own: Objective = OBJECTIVES.get(task.objective)()
+        return own
+    chosen: Objective = OBJECTIVES.get(recipe.objective.name)(recipe.objective.options)
+    needed = OBJECTIVES.get(task.objective).readout
+    if chosen.readout is not needed:
+        raise RecipeError(
+            f"The objective {chosen.name!r} reads {chosen.readout.__name__}, but the task"
+            f" {task.name!r} gives {needed.__name__}.",
+            where="objective",
+            fix=f"Leave it out, or choose {task.objective!r}.",
+        )
+    return chosen
+
+
+def selects(training: TrainingOptions) -> bool:
+    """Return whether anything is chosen by validation, so that data must be split off for it."""
+    return training.keep_best or training.patience is not None or bool(training.validate_every)
+
+
+def prepare(recipe: Recipe, console: Console) -> Prepared:
+    """Load and check everything that `recipe` asks for.
+
+    Raises:
+        RecipeError, DataError, ModelError: what is wrong, before anything was trained.
+    """
+    task, technique = make_task(recipe), make_technique(recipe)
+    objective = make_objective(recipe, task)
+    splits = load_splits(
+        recipe.data, task.Record, selects(recipe.training), recipe.training.seed
+    )
+    task.study(splits.train.records)
+    engine = build_engine(recipe, task, technique, console)
+    return Prepared(
+        recipe=recipe,
+        task=task,
+        technique=technique,
+        objective=objective,
+        splits=splits,
+        engine=engine,
+        train=encode(task, splits.train),
+        test=encode(task, splits.test),
+        validation=None if splits.validation is None else encode(task, splits.validation),
+        warnings=list(splits.warnings),
+    )
+
+
+def build_engine(recipe: Recipe, task: Task, technique: Technique, console: Console) -> Engine:
+    """Load the model, put the task's head on it, and mark what learns.
+
+    Raises:
+        RecipeError, ModelError: the model, the task and the technique do not go together.
+    """
+    training = recipe.training
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(training.precision, device)
+    source = resolve(recipe.model, console=console)
+    head = technique.head(task.head)
+    model = load_model(source, head=head, labels=task.labels, dtype=dtype, seed=training.seed)
+    refuse(technique, task, model)
+    model.module.to(device)
+    task.bind(model)
+    with seeded(training.seed):
+        technique.prepare(model)
+    return Engine(
+        model,
+        technique.parameter_groups(model),
+        AdamWOptions(
+            weight_decay=training.weight_decay,
+            beta1=training.beta1,
+            beta2=training.beta2,
+            epsilon=training.epsilon,
+            max_grad_norm=training.max_grad_norm,
+        ),
+        dtype=dtype,
+        packing=training.packing,
+    )
+
+
+def refuse(technique: Technique, task: Task, model: Model) -> None:
+    """Refuse a technique or a task that cannot go with this kind of model.
+
+    Raises:
+        RecipeError: says why.
+    """
+    if model.anatomy.kind not in task.kinds:
+        raise RecipeError(
+            f"The task {task.name!r} needs a {' or '.join(sorted(task.kinds))};"
+            f" {model.source.name} is a model of kind {model.anatomy.kind}.",
+            where="model",
+            fix="Choose another model: `tunesmith models list`.",
+        )
+    reason = technique.refuses(task.head, model.anatomy.kind)
+    if reason:
+        raise RecipeError(reason, where="technique")
+
+
+def encode(task: Task, data: Dataset) -> Part:
+    """Encode a part of the data.
+
+    Raises:
+        DataError: a record cannot be encoded or nothing of it would be learnt; names it.
+    """
+    return Part(data, task.encode_all(data.records, data.origins))
+
+
+def cut_records(part: Part) -> list[tuple[str, Any]]:
+    """Return (origin, cut) of each record of which something did not fit."""
+    return [
+        (origin, example.cut)
+        for origin, example in _with_origins(part)
+        if example.cut is not None
+    ]
+
+
+def _with_origins(part: Part) -> Sequence[tuple[str, Encoded]]:
+    if len(part.examples) != len(part.data.records):
+        firsts = [example for example in part.examples if not example.continues]
+        return list(zip(part.data.origins, firsts, strict=True))
+    return list(zip(part.data.origins, part.examples, strict=True))
+
+
+def require_records(part: Part, name: str) -> None:
+    """Refuse an empty part.
+
+    Raises:
+        DataError: there is nothing in it.
+    """
+    if not part.examples:
+        raise DataError(f"The {name} part holds no records.", fix="Give more data.")

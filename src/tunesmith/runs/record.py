@@ -1,0 +1,78 @@
+"""`record.json`: what a run began with, so that going on with it is the same run.
+
+Fingerprints of the data and of the base model, versions, hardware, what the task found in the data
+(class names), and the digest of what learns at step 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+from tunesmith.errors import InputError
+from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
+from tunesmith.runs.hardware import hardware, versions
+from tunesmith.runs.prepare import Part, Prepared
+
+
+def write_record(folder: RunFolder, prepared: Prepared) -> None:
+    """Write the recipe as resolved and the record of the run."""
+    folder.write(folder.recipe, prepared.recipe.to_yaml())
+    folder.write_json(
+        folder.record,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "run": folder.path.name,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "inputs": fingerprints(prepared),
+            "task": prepared.task.state(),
+            "kernels": prepared.engine.kernels,
+            "packed": prepared.engine.packed,
+            "dtype": str(prepared.engine.dtype).removeprefix("torch."),
+            "initial_digest": prepared.engine.digest(),
+            "hardware": hardware(),
+            "versions": versions(),
+        },
+    )
+
+
+def fingerprints(prepared: Prepared) -> dict[str, str]:
+    """Return what a run depends on, as SHA-256: the base's weights and each part of the data."""
+    found = {"model": prepared.model.source.fingerprint}
+    for name, part in _parts(prepared).items():
+        found[name] = _digest(part)
+    return found
+
+
+def check_same_inputs(folder: RunFolder, prepared: Prepared) -> dict[str, Any]:
+    """Compare with what the run began with; return its record.
+
+    Raises:
+        InputError: the data or the base model has changed since.
+    """
+    record = folder.read_json(folder.record)
+    now = fingerprints(prepared)
+    changed = [name for name, value in record["inputs"].items() if now.get(name) != value]
+    if record["initial_digest"] != prepared.engine.digest():
+        changed.append("the initial weights")
+    if changed:
+        raise InputError(
+            f"This run cannot go on: what it began with has changed ({', '.join(changed)}).",
+            where=str(folder.path),
+            fix="Put the old files back, or start a new run.",
+        )
+    return record
+
+
+def _parts(prepared: Prepared) -> dict[str, Part]:
+    parts = {"train": prepared.train, "test": prepared.test}
+    return parts | ({"validation": prepared.validation} if prepared.validation else {})
+
+
+def _digest(part: Part) -> str:
+    digest = hashlib.sha256()
+    for record in part.data.records:
+        digest.update(record.model_dump_json().encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

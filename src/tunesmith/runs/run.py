@@ -1,0 +1,145 @@
+"""A finished run, to look at and to use: `run.verdict`, `run.predict([...])`, `run.stream(...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tunesmith.engine.engine import Engine
+from tunesmith.errors import InputError
+from tunesmith.models.load import load_model, load_result
+from tunesmith.models.resolve import resolve
+from tunesmith.registry import TASKS
+from tunesmith.runs.folder import RunFolder
+from tunesmith.tasks.base import Prediction, Task
+
+Who = Literal["tuned", "base"]
+
+
+class Run:
+    """One run, read from its directory. Models are loaded when they are first asked for."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self._engines: dict[Who, Engine] = {}
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.folder.path
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """The comparison of before and after, as in `evaluation/metrics.json`."""
+        return self.folder.read_json(self.folder.metrics)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The run in figures, as in `summary.json`."""
+        return self.folder.read_json(self.folder.summary)
+
+    @property
+    def verdict(self) -> str:
+        """`improved`, `no evidence` or `worse`, by the primary metric's interval."""
+        return str(self.metrics["verdict"])
+
+    @property
+    def report(self) -> Path:
+        """The report, one HTML file."""
+        return self.folder.report
+
+    def predict(self, inputs: Sequence[Any], *, who: Who = "tuned") -> list[Prediction]:
+        """Answer inputs: texts, or for `instruct` also lists of chat messages.
+
+        Args:
+            who: the fine-tuned model, or the base that it came from.
+        """
+        engine = self.engine(who)
+        return self.task.predict(engine, inputs)
+
+    def stream(
+        self, messages: Sequence[Any], *, who: Who = "tuned", temperature: float = 0.0
+    ) -> Iterator[str]:
+        """Yield the answer to a conversation, piece by piece.
+
+        Raises:
+            InputError: the run's task does not generate text.
+        """
+        engine = self.engine(who)
+        prompt = self.task.prompt(messages)
+        if prompt is None:
+            raise InputError(
+                f"The task {self.task.name!r} does not generate text.",
+                where=str(self.path),
+                fix="Use `tunesmith predict`.",
+            )
+        yield from _decoded(engine, prompt.ids, prompt.stop_ids, prompt.max_new_tokens, temperature)
+
+    @cached_property
+    def task(self) -> Task:
+        """The run's task, with what it found in the data; bound once an engine is made."""
+        about = self.folder.read_json(self.folder.model / "tunesmith.json")
+        options = dict(about["task"])
+        kind = TASKS.get(options.pop("name"))
+        task: Task = kind(kind.Options.model_validate(options))
+        task.load_state(about["state"])
+        return task
+
+    def engine(self, who: Who = "tuned") -> Engine:
+        """Return an engine over the fine-tuned model, or over its base.
+
+        Raises:
+            InputError: the run has not finished, or the base (for a classifier) has no answers.
+        """
+        if who not in self._engines:
+            self._engines[who] = Engine(self._tuned() if who == "tuned" else self._base())
+        engine = self._engines[who]
+        self.task.bind(engine.model)
+        return engine
+
+    def _tuned(self) -> Any:
+        self.folder.read_json(self.folder.metrics)  # says in words that it has not finished
+        model = load_result(self.folder.model)
+        model.module.to(_device())
+        return model
+
+    def _base(self) -> Any:
+        about = self.folder.read_json(self.folder.model / "tunesmith.json")
+        if self.task.head != "causal_lm":
+            raise InputError(
+                "The base model has no head for this task, so there is nothing to compare with.",
+                where=str(self.path),
+            )
+        source = resolve(about["base"]["name"])
+        model = load_model(source, head="causal_lm", labels=(), dtype=torch.float32, seed=0)
+        model.module.to(_device())
+        return model
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _decoded(
+    engine: Engine,
+    prompt: Sequence[int],
+    stop_ids: tuple[int, ...],
+    max_new_tokens: int,
+    temperature: float,
+) -> Iterator[str]:
+    """Decode ids as they come, holding back bytes that are not a whole character yet."""
+    from tunesmith.engine.generation import Sampling
+
+    sampling = Sampling(max_new_tokens, stop_ids, temperature=temperature)
+    ids: list[int] = []
+    said = ""
+    for token in engine.stream(prompt, sampling):
+        ids.append(token)
+        text = engine.model.tokenizer.decode(ids, skip_special_tokens=True)
+        if not text.endswith("\ufffd"):
+            yield text[len(said) :]
+            said = text

@@ -1,0 +1,105 @@
+"""`summary.json`: a run in figures, for the report and for `--json`."""
+
+from __future__ import annotations
+
+import collections
+import time
+from typing import Any
+
+import tunesmith
+from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
+from tunesmith.runs.hardware import hardware, versions
+from tunesmith.runs.learn import Learnt
+from tunesmith.runs.prepare import Part, Prepared, cut_records
+from tunesmith.training.memory import estimate_memory
+
+
+def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds: float) -> None:
+    """Write the summary of a finished run.
+
+    Args:
+        seconds: wall time of this execution, from the first measurement to the last.
+    """
+    progress = learnt.progress
+    counts = parameter_counts(prepared)
+    folder.write_json(
+        folder.summary,
+        {
+            "schema_version": SCHEMA_VERSION,
+            "run": folder.path.name,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "tunesmith": tunesmith.__version__,
+            "model": {
+                "name": prepared.model.source.name,
+                "fingerprint": prepared.model.source.fingerprint,
+                "family": prepared.model.anatomy.family,
+                "kind": prepared.model.anatomy.kind,
+                **counts,
+            },
+            "task": prepared.task.name,
+            "technique": prepared.technique.name,
+            "data": describe_data(prepared),
+            "steps": progress.step,
+            "tokens": progress.tokens,
+            "trained_tokens": progress.trained_tokens,
+            "seconds": progress.seconds,
+            "job_seconds": seconds,
+            "tokens_per_second": progress.tokens / progress.seconds,
+            "stopped_early": progress.stopped_early,
+            "best_step": progress.best_step,
+            "trainable_parameters": counts["trainable"],
+            "predicted_memory_bytes": predicted_memory(prepared),
+            "peak_memory_bytes": learnt.peak_memory_bytes,
+            "hardware": hardware(),
+            "versions": versions(),
+        },
+    )
+
+
+def parameter_counts(prepared: Prepared) -> dict[str, int]:
+    """Return how many parameters there are, and how many of them learn."""
+    return {
+        "parameters": sum(p.numel() for p in prepared.model.module.parameters()),
+        "trainable": sum(p.numel() for p in prepared.engine.optimizer.parameters.values()),
+    }
+
+
+def predicted_memory(prepared: Prepared) -> int:
+    """Return the predicted peak of this process in bytes."""
+    longest = max(example.length for example in prepared.train.examples)
+    budget = prepared.recipe.training.tokens_per_batch
+    step = prepared.recipe.training.batch_size * longest
+    tokens = max(longest, min(budget, step))
+    element = 2 if prepared.engine.dtype.itemsize == 2 else 4
+    return estimate_memory(
+        prepared.model, tokens_per_batch=tokens, bytes_per_value=element
+    ).total
+
+
+def describe_data(prepared: Prepared) -> dict[str, Any]:
+    """Return counts of each part of the data, what was cut, and the classes."""
+    parts = {"train": prepared.train, "test": prepared.test, "validation": prepared.validation}
+    return {
+        **{name: None if part is None else describe_part(part) for name, part in parts.items()},
+        "format": prepared.train.data.format,
+        "cut": len(cut_records(prepared.train)),
+        "classes": class_counts(prepared.train) if prepared.task.labels else None,
+        "warnings": prepared.warnings,
+    }
+
+
+def describe_part(part: Part) -> dict[str, Any]:
+    """Return records, examples and tokens of one part."""
+    return {
+        "file": ", ".join(dict.fromkeys(origin.rpartition(":")[0] for origin in part.data.origins)),
+        "records": len(part.data.records),
+        "examples": len(part.examples),
+        "tokens": part.tokens,
+        "trained_tokens": part.trained_tokens,
+    }
+
+
+def class_counts(part: Part) -> dict[str, int]:
+    """Return how many records each class has, the most frequent first."""
+    labels = [record.label for record in part.data.records]
+    return dict(collections.Counter(labels).most_common())

@@ -1,0 +1,133 @@
+"""One run, from recipe to report: the path of the design, each stage once.
+
+    prepare → record → measure before → learn → measure after → compare → save → report
+
+Each stage leaves a file in the run directory and is skipped where that file is there already, so a
+resumed run takes up at the stage, and in training at the step, where it was stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith.console import Console
+from tunesmith.errors import InputError
+from tunesmith.evidence.report import write_report
+from tunesmith.recipes.load import load_recipe
+from tunesmith.recipes.schema import Recipe
+from tunesmith.runs.evidence import compare_run, measure_before, measure_test, probe
+from tunesmith.runs.folder import RunFolder
+from tunesmith.runs.hardware import differs, hardware
+from tunesmith.runs.learn import Learnt, learn
+from tunesmith.runs.prepare import Prepared, prepare
+from tunesmith.runs.record import check_same_inputs, write_record
+from tunesmith.runs.result import save_result
+from tunesmith.runs.run import Run
+from tunesmith.runs.summary import write_summary
+
+
+def train(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    runs_dir: str | Path = "runs",
+    console: Console | None = None,
+) -> Run:
+    """Fine-tune as `recipe` says, and measure what it brought.
+
+    Args:
+        recipe: a recipe file, or its content.
+        overrides: changes as on the command line, such as `training.epochs=2`.
+        name: of the run; else made from the recipe's place, with a number.
+        runs_dir: where the run directory is made.
+
+    Returns:
+        The finished run: `run.verdict`, `run.predict([...])`, `run.path`.
+
+    Raises:
+        InputError: the recipe, its data or its model is wrong; nothing is left behind.
+        RunError: it failed on the way; `resume` goes on from the last checkpoint.
+    """
+    console = console or Console()
+    parsed = load_recipe(recipe, overrides)
+    folder = RunFolder.create(
+        Path(runs_dir), name or default_name(recipe), numbered=name is None
+    )
+    with folder.locked():
+        try:
+            prepared = prepare(parsed, console)
+        except (InputError, KeyboardInterrupt):
+            shutil.rmtree(folder.path)
+            raise
+        write_record(folder, prepared)
+        return _finish(folder, prepared, console)
+
+
+def resume(
+    run: str | Path, *, runs_dir: str | Path = "runs", console: Console | None = None
+) -> Run:
+    """Go on with a run that was stopped, from its directory alone.
+
+    Raises:
+        InputError: there is no such run, or its data or model is not what it began with.
+    """
+    console = console or Console()
+    folder = RunFolder.open(run, Path(runs_dir))
+    with folder.locked():
+        if folder.summary.exists():
+            console.note(f"{folder.path} has finished already.")
+            return Run(folder)
+        prepared = prepare(load_recipe(folder.recipe), console)
+        record = check_same_inputs(folder, prepared)
+        difference = differs(record["hardware"], hardware())
+        if difference:
+            console.warn(difference)
+        return _finish(folder, prepared, console)
+
+
+def default_name(recipe: str | Path | Mapping[str, Any]) -> str:
+    """Return what a run of this recipe is called when the user gives no name."""
+    if isinstance(recipe, Mapping):
+        return "run"
+    path = Path(recipe).resolve()
+    return path.parent.name if path.stem == "recipe" else path.stem
+
+
+def _finish(folder: RunFolder, prepared: Prepared, console: Console) -> Run:
+    began = time.perf_counter()
+    for warning in prepared.warnings:
+        console.warn(warning)
+    _introduce(prepared, console)
+    before = measure_before(folder, prepared, console)
+    learnt = learn(folder, prepared, console)
+    after = measure_test(folder.after, prepared, console, "measure after")
+    forgotten = probe(folder, prepared, console)
+    compare_run(folder, prepared, before, after, forgotten)
+    save_result(folder, prepared)
+    _write_up(folder, prepared, learnt, time.perf_counter() - began)
+    return Run(folder)
+
+
+def _introduce(prepared: Prepared, console: Console) -> None:
+    engine, data = prepared.engine, prepared.train.data
+    learns = sum(p.numel() for p in engine.optimizer.parameters.values())
+    total = sum(p.numel() for p in engine.model.module.parameters())
+    console.note(
+        f"{len(data.records)} records to train on ({data.format} format,"
+        f" {prepared.train.tokens:,} tokens), {len(prepared.test.data.records)} to test on."
+    )
+    console.note(
+        f"{prepared.technique.name}: {learns:,} of {total:,} parameters learn"
+        f" ({learns / total:.2%}), computing in {str(engine.dtype).removeprefix('torch.')},"
+        f" {'packed' if engine.packed else 'padded'}."
+    )
+
+
+def _write_up(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds: float) -> None:
+    write_summary(folder, prepared, learnt, seconds)
+    write_report(folder.path)
