@@ -45,11 +45,15 @@ class EncodedStream:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One record, encoded: its streams, its label, and what had to be cut."""
+    """One record, encoded: its streams, its label, and what had to be cut.
+
+    A record that became several examples (a long document) has `continues` on all but its first.
+    """
 
     streams: Mapping[str, EncodedStream]
     label: int | float | tuple[float, ...] | None = None
     cut: Cut | None = None
+    continues: bool = False
 
     @property
     def length(self) -> int:

@@ -1,7 +1,7 @@
 """What is learnt: the contract of a task.
 
-    record ──encode──> Encoded            what the model reads and what it learns of it
-    records ──measure──> ExampleScore     per-example sufficient statistics, before and after
+    records ──encode_all──> Encoded …     what the model reads and what it learns of it
+    records ──measure──> ExampleScore …   per-record sufficient statistics, before and after
     statistics ──Metric──> figure         a function of *sums*, so that a bootstrap resamples rows
 
 A task is bound to a tokenizer once (`bind`); its option model is importable without torch.
@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from tunesmith.errors import DataError
+
 if TYPE_CHECKING:
     from tunesmith.console import Console
     from tunesmith.data.batch import Encoded
@@ -27,13 +29,20 @@ if TYPE_CHECKING:
 
 Sums = Mapping[str, NDArray[np.float64]]
 
+_GENERATED_TOGETHER = 16
+
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure made of sums of per-example statistics.
+    """A figure made of sums of per-record statistics.
 
     `compute` gets, for each name in `statistics`, an array of sums of any shape, and returns an
-    array of the same shape: one call serves the point estimate and all bootstrap resamples.
+    array of the same shape: one call serves the point estimate and all bootstrap resamples. A
+    record that lacks one of the statistics has no part in the metric.
+
+    `assumed_sd` is the standard deviation of one record's paired difference that is assumed before
+    any model has run, and `assumption` says in words where it comes from; None where nothing can
+    be assumed.
     """
 
     name: str
@@ -42,6 +51,8 @@ class Metric:
     description: str
     higher_is_better: bool = True
     unit: str = ""
+    assumed_sd: float | None = None
+    assumption: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,15 @@ class Prediction:
 
     text: str
     probabilities: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What generation starts from: token ids, the ids on which it stops, and the most new ones."""
+
+    ids: list[int]
+    stop_ids: tuple[int, ...]
+    max_new_tokens: int
 
 
 class Task(ABC):
@@ -85,7 +105,7 @@ class Task(ABC):
     def __init__(self, options: BaseModel | None = None) -> None:
         self.options: Any = options or self.Options()
 
-    def study(self, records: Sequence[Any]) -> None:
+    def study(self, records: Sequence[Any]) -> None:  # noqa: B027 - most tasks need no look
         """Learn from the training records what must be known before loading (class names).
 
         Raises:
@@ -103,11 +123,38 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, record: Any) -> Encoded:
-        """Encode one record. What did not fit is named in `Encoded.cut`.
+        """Encode one record, whole or with what did not fit named in `Encoded.cut`.
 
         Raises:
-            DataError: the record cannot be encoded (an unknown class).
+            DataError: the record cannot be encoded (an unknown class), or nothing of it is learnt.
         """
+
+    def pieces(self, record: Any) -> list[Encoded]:
+        """Encode one record as the examples that are trained on and measured, in order.
+
+        One for most tasks. A task that cuts a long record into several gives all of them, so that
+        no text is lost, with `Encoded.continues` on all but the first.
+        """
+        return [self.encode(record)]
+
+    def encode_all(self, records: Sequence[Any], origins: Sequence[str] = ()) -> list[Encoded]:
+        """Encode records into the examples that training and `measure` take.
+
+        Args:
+            origins: where each record stands (`train.jsonl:17`), for messages.
+
+        Raises:
+            DataError: of the first record that cannot be encoded, naming it.
+        """
+        examples: list[Encoded] = []
+        for index, record in enumerate(records):
+            try:
+                examples += self.pieces(record)
+            except DataError as error:
+                origin = origins[index] if origins else f"record {index + 1}"
+                where = f"{origin}: {error.where}" if error.where else origin
+                raise DataError(error.what, where=where, fix=error.fix) from None
+        return examples
 
     @property
     @abstractmethod
@@ -123,21 +170,158 @@ class Task(ABC):
         *,
         generate: int,
         console: Console,
+        tokens_per_batch: int = 4096,
     ) -> list[ExampleScore]:
-        """Score every record with the weights as they are now.
+        """Score every record with the weights as they are now; one row per record, in order.
 
         Args:
-            records: the raw records; `examples` are the same ones, encoded.
+            records: the raw records; `examples` are what `encode_all` made of them.
             generate: on how many records (the first so many) to measure by real generation.
+            tokens_per_batch: most tokens of one evaluation batch.
         """
 
     @abstractmethod
     def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
-        """Answer inputs of a user: texts, or for `instruct` also lists of chat messages."""
+        """Answer inputs of a user: texts, or for `instruct` also lists of chat messages.
+
+        Raises:
+            DataError: an input is not of a kind that this task reads, or does not fit.
+        """
+
+    @abstractmethod
+    def present(self, record: Any) -> tuple[str, str]:
+        """Return the input and the right answer of a record, as text for people to read."""
 
     def state(self) -> dict[str, Any]:
         """Return what `study` found, as JSON data, so that a saved run can be bound again."""
         return {}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - as `study`
         """Take back what `state` returned."""
+
+
+def owners(examples: Sequence[Encoded]) -> list[int]:
+    """Return for each example the index of the record that it is a piece of."""
+    owner, found = -1, []
+    for example in examples:
+        owner += not example.continues
+        found.append(owner)
+    return found
+
+
+def token_scores(
+    engine: Engine,
+    examples: Sequence[Encoded],
+    *,
+    tokens_per_batch: int,
+    console: Console,
+) -> list[dict[str, float]]:
+    """Measure by teacher forcing how likely the learnt tokens of each example are.
+
+    Returns:
+        For each example: `log_likelihood` (sum in nats), `tokens` (learnt ones) and `correct` (on
+        how many the most likely token was the right one, *given the right ones before it*).
+    """
+    import torch
+
+    from tunesmith.engine.batching import batches
+    from tunesmith.objectives.base import TokenLogProbs
+
+    scores: list[dict[str, float]] = [{} for _ in examples]
+    with console.progress("measure", len(examples)) as bar:
+        for batch in batches(examples, tokens_per_batch, packed=engine.packed):
+            readout = engine.forward(batch, TokenLogProbs)
+            rows_N = readout.rows_N.cpu()
+            ends = batch.text.cu_seqlens[1:].cpu().long()
+            document_N = torch.searchsorted(ends, rows_N, right=True)
+            columns = {
+                "log_likelihood": readout.logprobs_N,
+                "tokens": torch.ones(len(rows_N)),
+                "correct": readout.correct_N,
+            }
+            for name, value_N in columns.items():
+                if value_N is None:
+                    continue
+                sums = torch.zeros(len(batch), dtype=torch.float64)
+                sums.index_add_(0, document_N, value_N.cpu().double())
+                for index, total in zip(batch.indices, sums.tolist(), strict=True):
+                    scores[index][name] = total
+            bar.advance(len(batch))
+    return scores
+
+
+def answer_prompts(
+    engine: Engine, prompts: Sequence[Prompt], *, console: Console
+) -> list[tuple[str, bool]]:
+    """Continue each prompt greedily; return the text, and whether it ended by itself.
+
+    A text that did not end stopped at `max_new_tokens`.
+    """
+    from tunesmith.engine.generation import Sampling
+
+    found: list[tuple[str, bool]] = [("", False)] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
+    groups = [
+        order[start : start + _GENERATED_TOGETHER]
+        for start in range(0, len(order), _GENERATED_TOGETHER)
+    ]
+    with console.progress("generate", len(prompts)) as bar:
+        for group in groups:
+            sampling = Sampling(prompts[group[0]].max_new_tokens, prompts[group[0]].stop_ids)
+            answers = engine.generate([prompts[i].ids for i in group], sampling)
+            for index, answer in zip(group, answers, strict=True):
+                text = engine.model.tokenizer.decode(answer.ids, skip_special_tokens=True)
+                found[index] = text, answer.stopped
+            bar.advance(len(group))
+    return found
+
+
+def prompts_of(make: Callable[[Any], Prompt], inputs: Sequence[Any]) -> list[Prompt]:
+    """Make the prompt of each input.
+
+    Raises:
+        DataError: of the first input that cannot be one, with its number.
+    """
+    prompts = []
+    for number, given in enumerate(inputs, start=1):
+        try:
+            prompts.append(make(given))
+        except DataError as error:
+            raise DataError(error.what, where=f"input {number}", fix=error.fix) from None
+    return prompts
+
+
+def check_room(prompt: Prompt, context_length: int) -> None:
+    """Check that a prompt and its answer fit into the model's context.
+
+    Raises:
+        DataError: they do not.
+    """
+    if len(prompt.ids) + prompt.max_new_tokens > context_length:
+        raise DataError(
+            f"The prompt has {len(prompt.ids)} tokens; with {prompt.max_new_tokens} for the answer"
+            f" that is more than the model's context of {context_length}.",
+            fix="Shorten it, or lower `task.max_new_tokens`.",
+        )
+
+
+def token_metrics() -> list[Metric]:
+    """Return the metrics of teacher-forced text: log-likelihood a token, and perplexity."""
+    return [
+        Metric(
+            "log_likelihood",
+            ("log_likelihood", "tokens"),
+            lambda sums: sums["log_likelihood"] / sums["tokens"],
+            "how likely the held-out text is to the model, given the right text before each token",
+            unit="nats per token",
+            assumed_sd=0.3,
+            assumption="records' changes differ by 0.3 nats per token (standard deviation)",
+        ),
+        Metric(
+            "perplexity",
+            ("log_likelihood", "tokens"),
+            lambda sums: np.exp(-sums["log_likelihood"] / sums["tokens"]),
+            "among how many equally likely tokens the model hesitates, on average",
+            higher_is_better=False,
+        ),
+    ]

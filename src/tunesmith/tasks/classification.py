@@ -1,0 +1,312 @@
+"""Classification: a text in, one of several classes out.
+
+    LabelledText ──encode──> ids + class index ──Pooled──> logits ──> accuracy, macro-F1, …
+
+The ids are exactly what the tokenizer makes of the text by default (`[CLS] … [SEP]` for a BERT,
+a leading start token for a Llama, nothing for a GPT-2), so that the saved model answers the same
+when transformers alone calls it; only look-alikes of special tokens inside the text are read as
+plain text. Decoders are pooled at the last token, encoders as their own head does it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunesmith.data.records import LabelledText
+from tunesmith.errors import DataError, RecipeError
+from tunesmith.registry import TASKS
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task
+
+if TYPE_CHECKING:
+    from tunesmith.console import Console
+    from tunesmith.data.batch import Cut, Encoded
+    from tunesmith.engine.engine import Engine
+    from tunesmith.models.model import Model
+
+_DISCORDANT = 0.2
+
+
+@TASKS.register("classification")
+class Classification(Task):
+    """A text in, one of several classes out."""
+
+    Record = LabelledText
+    head = "classification"
+    kinds = frozenset({"decoder", "encoder"})
+    objective = "classes"
+    primary = "accuracy"
+
+    class Options(BaseModel):
+        """How texts and classes are read."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        max_length: int | None = Field(
+            default=None, ge=2, description="most tokens of a text; by default the model's context"
+        )
+        truncation: Literal["end", "start"] = Field(
+            default="end", description="which side of a text that is too long is cut"
+        )
+        labels: list[str] | None = Field(
+            default=None,
+            min_length=2,
+            description="the classes, in the order of their index; by default those of the"
+            " training records, sorted (numbers by size)",
+        )
+
+    def __init__(self, options: BaseModel | None = None) -> None:
+        super().__init__(options)
+        self._labels: tuple[str, ...] = ()
+        given = self.options.labels
+        if given is not None:
+            repeated = [label for label, times in Counter(given).items() if times > 1]
+            if repeated:
+                raise RecipeError(
+                    f"The class {repeated[0]!r} is listed twice.",
+                    where="task.labels",
+                    fix="List each class once.",
+                )
+            self._labels = tuple(given)
+
+    def study(self, records: Sequence[LabelledText]) -> None:
+        """Find the classes of the training records.
+
+        Raises:
+            DataError: there is one class only, or one that `labels` does not list.
+        """
+        found = {record.label for record in records}
+        if len(found) < 2:
+            only = f"all are {next(iter(found))!r}" if found else "there are none"
+            raise DataError(
+                f"The training records have one class only ({only}): there is nothing to tell"
+                " apart.",
+                fix="Give records of at least two classes.",
+            )
+        if self.options.labels is None:
+            self._labels = _in_order(found)
+        unknown = found - set(self._labels)
+        if unknown:
+            raise DataError(
+                f"The training records have the class {min(unknown)!r}, which `task.labels` does"
+                " not list.",
+                fix="Add it to `task.labels`, or leave that option out.",
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in order of their index."""
+        return self._labels
+
+    def bind(self, model: Model) -> None:
+        """Take the tokenizer, the tokens that it puts around a text, and the context length."""
+        self._tokenizer = model.tokenizer
+        probe = model.tokenizer("a", return_special_tokens_mask=True)
+        ids, special = list(probe["input_ids"]), list(probe["special_tokens_mask"])
+        begin = special.index(0)
+        end = len(special) - special[::-1].index(0)
+        self._prefix, self._suffix = ids[:begin], ids[end:]
+        context = model.anatomy.context_length
+        self._max_length: int = min(self.options.max_length or context, context)
+        if self._max_length <= len(self._prefix) + len(self._suffix):
+            raise RecipeError(
+                f"{self._max_length} tokens leave no room for text beside the tokenizer's own"
+                f" {len(self._prefix) + len(self._suffix)}.",
+                where="task.max_length",
+                fix="Raise it.",
+            )
+
+    def encode(self, record: LabelledText) -> Encoded:
+        """Encode a text and its class.
+
+        Raises:
+            DataError: the class is unknown, or the text has no tokens.
+        """
+        if record.label not in self._labels:
+            raise DataError(
+                f"The class {record.label!r} is not one of those learnt"
+                f" ({', '.join(map(repr, self._labels))}).",
+                fix="Correct the label, or add training records of that class.",
+            )
+        return self._encode(record.text, self._labels.index(record.label))
+
+    def _encode(self, text: str, label: int | None) -> Encoded:
+        from tunesmith.data.batch import Encoded, EncodedStream
+
+        ids = self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"]
+        if not ids:
+            raise DataError("The text has no tokens.", fix="Remove the record, or give it a text.")
+        kept, cut = self._cut(list(ids))
+        return Encoded({"text": EncodedStream((*self._prefix, *kept, *self._suffix))}, label, cut)
+
+    def _cut(self, ids: list[int]) -> tuple[list[int], Cut | None]:
+        from tunesmith.data.batch import Cut
+
+        room = self._max_length - len(self._prefix) - len(self._suffix)
+        if len(ids) <= room:
+            return ids, None
+        cut = Cut(self.options.truncation, len(ids) - room, 0)
+        return (ids[:room] if self.options.truncation == "end" else ids[-room:]), cut
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Accuracy, macro-F1, log-likelihood of the right class, Brier score."""
+        found = [
+            Metric(
+                "accuracy",
+                ("correct", "count"),
+                lambda sums: sums["correct"] / sums["count"],
+                "share of the records whose most likely class is the right one",
+                assumed_sd=_DISCORDANT**0.5,
+                assumption=f"{_DISCORDANT:.0%} of the records change between right and wrong",
+            ),
+            Metric(
+                "macro_f1",
+                tuple(_cell(cell, label) for label in self._labels for cell in _CELLS),
+                self._macro_f1,
+                "F1 of each class, averaged over the classes (each counts the same)",
+            ),
+            Metric(
+                "log_likelihood",
+                ("log_likelihood", "count"),
+                lambda sums: sums["log_likelihood"] / sums["count"],
+                "logarithm of the probability that the model gives to the right class",
+                unit="nats per record",
+                assumed_sd=0.5,
+                assumption="records' changes differ by 0.5 nats (standard deviation)",
+            ),
+            Metric(
+                "brier",
+                ("brier", "count"),
+                lambda sums: sums["brier"] / sums["count"],
+                "squared distance between the stated probabilities and the truth (0 to 2): are"
+                " they right, and as sure as they should be?",
+                higher_is_better=False,
+            ),
+        ]
+        return {metric.name: metric for metric in found}
+
+    def _macro_f1(self, sums: Sums) -> NDArray[np.float64]:
+        """Mean F1 over the classes that occur in truth or prediction, as scikit-learn has it."""
+        tp, fp, fn = (
+            np.stack([np.asarray(sums[_cell(cell, label)]) for label in self._labels])
+            for cell in _CELLS
+        )
+        occurs = (tp + fp + fn) > 0
+        f1 = np.where(occurs, 2 * tp / np.where(occurs, 2 * tp + fp + fn, 1), 0.0)
+        mean: NDArray[np.float64] = f1.sum(0) / np.maximum(occurs.sum(0), 1)
+        return mean
+
+    def measure(
+        self,
+        engine: Engine,
+        records: Sequence[LabelledText],
+        examples: Sequence[Encoded],
+        *,
+        generate: int,
+        console: Console,
+        tokens_per_batch: int = 4096,
+    ) -> list[ExampleScore]:
+        """Score every record; `generate` has no meaning here, as nothing is generated."""
+        outputs = self._log_probabilities(engine, examples, tokens_per_batch, console)
+        return [
+            self._score(index, int(cast(int, example.label)), row)
+            for index, (example, row) in enumerate(zip(examples, outputs, strict=True))
+        ]
+
+    def _score(self, index: int, truth: int, logprobs_C: NDArray[np.float64]) -> ExampleScore:
+        guess = int(logprobs_C.argmax())
+        onehot_C = np.eye(len(self._labels))[truth]
+        statistics = {
+            "count": 1.0,
+            "correct": float(guess == truth),
+            "log_likelihood": float(logprobs_C[truth]),
+            "brier": float(((np.exp(logprobs_C) - onehot_C) ** 2).sum()),
+        }
+        for place, label in enumerate(self._labels):
+            statistics[_cell("true_positives", label)] = float(place == guess == truth)
+            statistics[_cell("false_positives", label)] = float(place == guess != truth)
+            statistics[_cell("false_negatives", label)] = float(place == truth != guess)
+        return ExampleScore(index, statistics, self._labels[guess])
+
+    def _log_probabilities(
+        self,
+        engine: Engine,
+        examples: Sequence[Encoded],
+        tokens_per_batch: int,
+        console: Console,
+    ) -> NDArray[np.float64]:
+        """Return the log-probability of each class for each example, `[examples, C]`."""
+        import torch
+
+        from tunesmith.engine.batching import batches
+        from tunesmith.objectives.base import Pooled
+
+        found = np.empty((len(examples), len(self._labels)))
+        with console.progress("measure", len(examples)) as bar:
+            for batch in batches(examples, tokens_per_batch, packed=engine.packed):
+                outputs_BC = engine.forward(batch, Pooled).outputs_BC.cpu().double()
+                found[list(batch.indices)] = torch.log_softmax(outputs_BC, dim=-1).numpy()
+                bar.advance(len(batch))
+        return found
+
+    def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
+        """Return the most likely class of each text, and the probability of every class.
+
+        Raises:
+            DataError: an input is not a text, or has no tokens.
+        """
+        from tunesmith.console import Console
+
+        examples = []
+        for number, text in enumerate(inputs, start=1):
+            if not isinstance(text, str):
+                raise DataError(
+                    f"It is a {type(text).__name__}, not a text.", where=f"input {number}"
+                )
+            examples.append(self._encode(text, None))
+        rows = np.exp(self._log_probabilities(engine, examples, 4096, Console(quiet=True)))
+        return [
+            Prediction(
+                self._labels[int(row.argmax())], dict(zip(self._labels, row.tolist(), strict=True))
+            )
+            for row in rows
+        ]
+
+    def present(self, record: LabelledText) -> tuple[str, str]:
+        """Return the text and its class."""
+        return record.text, record.label
+
+    def state(self) -> dict[str, Any]:
+        """Return the class names."""
+        return {"labels": list(self._labels)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back the class names."""
+        self._labels = tuple(state["labels"])
+
+
+_CELLS = ("true_positives", "false_positives", "false_negatives")
+
+
+def _cell(cell: str, label: str) -> str:
+    return f"{cell}[{label}]"
+
+
+def _in_order(labels: set[str]) -> tuple[str, ...]:
+    """Sort class names; by size where all of them are numbers."""
+    try:
+        sizes = {label: float(label) for label in labels}
+    except ValueError:
+        return tuple(sorted(labels))
+    if not all(math.isfinite(size) for size in sizes.values()):
+        return tuple(sorted(labels))
+    return tuple(sorted(labels, key=lambda label: (sizes[label], label)))

@@ -1,0 +1,270 @@
+"""Instruct: learn to answer, from conversations.
+
+    Conversation ──encode──> ids, learnt on the assistant's turns ──> log-likelihood of the answers
+                 ──prompt──> ids, up to the last answer ──generate──> exact match, ROUGE-L, stops
+
+Two instruments stand beside each other. Teacher forcing measures how likely the right answer is,
+on every record; real generation measures what the model says by itself, on the first few. The
+share of tokens that were guessed right *given the right ones before* is never called accuracy.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tunesmith.data.records import Conversation, Message
+from tunesmith.errors import DataError
+from tunesmith.registry import TASKS
+from tunesmith.tasks.base import (
+    ExampleScore,
+    Metric,
+    Prediction,
+    Prompt,
+    Task,
+    answer_prompts,
+    check_room,
+    prompts_of,
+    token_metrics,
+    token_scores,
+)
+
+if TYPE_CHECKING:
+    from tunesmith.console import Console
+    from tunesmith.data.batch import Encoded
+    from tunesmith.engine.engine import Engine
+    from tunesmith.models.model import Model
+
+_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
+
+
+@TASKS.register("instruct")
+class Instruct(Task):
+    """A prompt or a conversation in, an answer out."""
+
+    Record = Conversation
+    head = "causal_lm"
+    kinds = frozenset({"decoder"})
+    objective = "token_likelihood"
+    primary = "log_likelihood"
+
+    class Options(BaseModel):
+        """How conversations are laid out, and how long an answer may be."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        max_length: int | None = Field(
+            default=None,
+            ge=2,
+            description="most tokens of a conversation; by default the model's context",
+        )
+        max_new_tokens: int = Field(
+            default=128, ge=1, description="most tokens of an answer that is generated"
+        )
+        system: str | None = Field(
+            default=None, description="a system prompt for conversations that have none"
+        )
+        template: str | None = Field(
+            default=None,
+            description="the chat template, as Jinja text or the name of one of ours; by default"
+            " the model's own",
+        )
+
+    def bind(self, model: Model) -> None:
+        """Take the tokenizer, its chat template and the context length."""
+        from tunesmith.data.chat import ChatEncoder
+
+        self._chat = ChatEncoder(model.tokenizer, self.options.template)
+        self._context: int = model.anatomy.context_length
+        self._max_length = min(self.options.max_length or self._context, self._context)
+
+    def encode(self, record: Conversation) -> Encoded:
+        """Encode a conversation; every turn of the assistant and its end is learnt.
+
+        Raises:
+            DataError: nothing of it is learnt: no answer, or none that fits.
+        """
+        from tunesmith.data.batch import Encoded
+
+        messages = self._with_system(record.messages)
+        stream, cut = self._chat.encode(messages, record.tools, self._max_length)
+        if not stream.trained():
+            if cut:
+                raise DataError(
+                    f"Nothing that is learnt is left of it within {self._max_length} tokens"
+                    f" ({cut.tokens} had to be cut).",
+                    fix="Raise `task.max_length`, or shorten or remove the record.",
+                )
+            raise DataError(
+                "Nothing of it is learnt: the assistant says nothing.",
+                fix="Give it an answer, or remove the record.",
+            )
+        return Encoded({"text": stream}, cut=cut)
+
+    def _with_system(self, messages: Sequence[Message]) -> list[Message]:
+        has_one = any(message.role == "system" for message in messages)
+        if self.options.system is None or has_one:
+            return list(messages)
+        return [Message(role="system", content=self.options.system), *messages]
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """Log-likelihood and perplexity by teacher forcing; the others by real generation."""
+        changed = "20% of the generated answers change between right and wrong"
+        found = [
+            *token_metrics(),
+            _generated("exact_match", "answers equal to the reference, word for word", changed),
+            Metric(
+                "rouge_l",
+                ("rouge_l", "generated"),
+                lambda sums: sums["rouge_l"] / sums["generated"],
+                "how much of answer and reference is one common sequence of words (ROUGE-L F1)",
+                assumed_sd=0.25,
+                assumption="answers' changes differ by 0.25 (standard deviation)",
+            ),
+            _generated("stops_by_itself", "answers that end on a stop token", changed),
+        ]
+        return {metric.name: metric for metric in found}
+
+    def measure(
+        self,
+        engine: Engine,
+        records: Sequence[Conversation],
+        examples: Sequence[Encoded],
+        *,
+        generate: int,
+        console: Console,
+        tokens_per_batch: int = 4096,
+    ) -> list[ExampleScore]:
+        """Score every record by teacher forcing, the first `generate` by real generation too.
+
+        Records whose prompt leaves no room for an answer are not generated; a warning counts them.
+        """
+        rows = token_scores(engine, examples, tokens_per_batch=tokens_per_batch, console=console)
+        outputs = self._generate(engine, records[:generate], console)
+        for index, (text, stopped) in outputs.items():
+            rows[index] |= _answer_scores(text, records[index].answer, stopped=stopped)
+        return [
+            ExampleScore(index, row, outputs[index][0] if index in outputs else None)
+            for index, row in enumerate(rows)
+        ]
+
+    def _generate(
+        self, engine: Engine, records: Sequence[Conversation], console: Console
+    ) -> dict[int, tuple[str, bool]]:
+        prompts = [self._prompt(record.prompt, record.tools) for record in records]
+        fitting = [
+            index
+            for index, prompt in enumerate(prompts)
+            if len(prompt.ids) + prompt.max_new_tokens <= self._context
+        ]
+        if len(fitting) < len(prompts):
+            console.warn(
+                f"{len(prompts) - len(fitting)} of {len(prompts)} records were not measured by"
+                " generation: prompt and answer would exceed the model's context"
+                f" of {self._context} tokens."
+            )
+        if not fitting:
+            return {}
+        answers = answer_prompts(engine, [prompts[i] for i in fitting], console=console)
+        return dict(zip(fitting, answers, strict=True))
+
+    def _prompt(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> Prompt:
+        ids = self._chat.prompt_ids(self._with_system(messages), tools)
+        return Prompt(ids, tuple(self._chat.stop_ids), self.options.max_new_tokens)
+
+    def prompt(self, given: Any) -> Prompt:
+        """Return what the answer to a text, or to a list of chat messages, starts from.
+
+        Raises:
+            DataError: it is neither, or it does not fit.
+        """
+        prompt = self._prompt(_messages(given), None)
+        check_room(prompt, self._context)
+        return prompt
+
+    def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
+        """Answer each text, or list of chat messages (`Message` or dicts), greedily.
+
+        Raises:
+            DataError: an input is neither, or does not fit.
+        """
+        from tunesmith.console import Console
+
+        prompts = prompts_of(self.prompt, inputs)
+        answers = answer_prompts(engine, prompts, console=Console(quiet=True))
+        return [Prediction(text) for text, _ in answers]
+
+    def present(self, record: Conversation) -> tuple[str, str]:
+        """Return the turns before the last answer, and that answer."""
+        turns = self._with_system(record.prompt)
+        if len(turns) == 1:
+            return turns[0].content, record.answer
+        return "\n".join(f"{turn.role}: {turn.content}" for turn in turns), record.answer
+
+
+def _messages(given: Any) -> list[Message]:
+    if isinstance(given, str):
+        return [Message(role="user", content=given)]
+    if not isinstance(given, Sequence) or not given:
+        raise DataError(
+            f"It is a {type(given).__name__}, neither a text nor a list of messages.",
+            fix='Give a text, or messages as [{"role": "user", "content": "…"}].',
+        )
+    try:
+        return [Message.model_validate(message) for message in given]
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "message"
+        raise DataError(
+            f"A message is wrong: {field}: {first['msg']}.",
+            fix='Give messages as [{"role": "user", "content": "…"}].',
+        ) from None
+
+
+def _generated(name: str, description: str, assumption: str) -> Metric:
+    return Metric(
+        name,
+        (name, "generated"),
+        lambda sums: sums[name] / sums["generated"],
+        f"share of the generated {description}",
+        assumed_sd=0.2**0.5,
+        assumption=assumption,
+    )
+
+
+def _answer_scores(output: str, reference: str, *, stopped: bool) -> dict[str, float]:
+    """Statistics of one generated answer."""
+    return {
+        "generated": 1.0,
+        "exact_match": float(output.strip() == reference.strip()),
+        "rouge_l": rouge_l(output, reference),
+        "stops_by_itself": float(stopped),
+    }
+
+
+def rouge_l(output: str, reference: str) -> float:
+    """Return the ROUGE-L F1 of a text against its reference, between 0 and 1 (Lin, 2004).
+
+    Computed by the `rouge-score` package on words of any script (its own tokenizer drops all but
+    ASCII); Chinese and Japanese characters count as words of their own.
+    """
+    return float(_scorer().score(reference, output)["rougeL"].fmeasure)
+
+
+@functools.cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+class _Words:
+    """Splits a text into lower-case words, as `rouge-score` asks for it."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return _WORDS.findall(text.lower())
