@@ -1,0 +1,163 @@
+"""A frozen matrix product with a low-rank one beside it, forward and backward.
+
+    y = x W^T + bias + scaling * (dropout(x) A^T) B^T
+
+This is PEFT's LoRA layer as one autograd function: it keeps the input and the low-rank
+activations, nothing else; the product of full size is never stored twice, and the gradient of the
+frozen weight is never formed. `lora_linears` does several layers of one input (query, key, value;
+gate, up) at once: one product with their weights laid one under another.
+
+Shapes: T tokens, D input size, O output size, R rank. Leading dimensions of x may be any.
+It knows no PEFT, no model; tensors come in, tensors go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The low-rank product beside a frozen weight: `scaling * (dropout(x) a^T) b^T`.
+
+    `dropout` is the probability to drop an input in training; give 0.0 in evaluation.
+    """
+
+    a_RD: Tensor
+    b_OR: Tensor
+    scaling: float
+    dropout: float = 0.0
+
+
+def lora_linear(
+    x: Tensor,
+    weight_OD: Tensor,
+    bias_O: Tensor | None,
+    a_RD: Tensor,
+    b_OR: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Return `x weight^T + bias + scaling * (dropout(x) a^T) b^T`, in the dtype of x.
+
+    Gradients reach x, a and b; the weight and its bias are frozen. The adapter may be kept in
+    another dtype than x (float32 beside bfloat16): its products are computed in that of x and its
+    gradients come back in its own. Dropout draws from torch's generator exactly as `nn.Dropout`.
+    """
+    adapter = LowRank(a_RD, b_OR, scaling, dropout)
+    return lora_linears(x, weight_OD, bias_O, [adapter], [weight_OD.shape[0]])[0]
+
+
+def lora_linears(
+    x: Tensor,
+    weight_OD: Tensor,
+    bias_O: Tensor | None,
+    adapters: Sequence[LowRank | None],
+    sizes: Sequence[int],
+) -> tuple[Tensor, ...]:
+    """Return the outputs of several frozen layers of one input, each with its adapter.
+
+    Args:
+        x: the input of all, [..., D].
+        weight_OD: their weights one under another (`torch.cat`, once, when the engine is made).
+        bias_O: their biases end to end, or None.
+        adapters: one for each layer, or None for a layer that learns nothing.
+        sizes: output size of each; they sum to O.
+
+    The outputs are slices of one tensor. Raises ValueError where sizes and weight disagree.
+    """
+    if sum(sizes) != weight_OD.shape[0] or len(sizes) != len(adapters):
+        raise ValueError(
+            f"{len(adapters)} adapters and outputs {list(sizes)} do not fit a weight with "
+            f"{weight_OD.shape[0]} rows"
+        )
+    x_TD = x.reshape(-1, x.shape[-1])
+    low_rank = [t for adapter in adapters if adapter for t in (adapter.a_RD, adapter.b_OR)]
+    settings = tuple((ad.scaling, ad.dropout) if ad else None for ad in adapters)
+    y_TO: Tensor = _LowRankProducts.apply(  # type: ignore[no-untyped-call]
+        x_TD, weight_OD, bias_O, settings, tuple(sizes), *low_rank
+    )
+    y = y_TO.view(*x.shape[:-1], y_TO.shape[-1])
+    return (y,) if len(sizes) == 1 else torch.split(y, list(sizes), dim=-1)
+
+
+class _LowRankProducts(torch.autograd.Function):
+    """The products of `lora_linears`. Saved: x, each layer's low-rank activations and mask."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        weight_OD: Tensor,
+        bias_O: Tensor | None,
+        settings: tuple[tuple[float, float] | None, ...],
+        sizes: tuple[int, ...],
+        *low_rank: Tensor,
+    ) -> Tensor:
+        y_TO = torch.nn.functional.linear(x_TD, weight_OD, bias_O)
+        pairs = iter(low_rank)
+        inner: list[Tensor] = []
+        masks: list[Tensor | None] = []
+        start = 0
+        for setting, size in zip(settings, sizes, strict=True):
+            if setting is not None:
+                a_RD, b_OR = next(pairs), next(pairs)
+                scaling, dropout = setting
+                kept_TD = _draw_mask(x_TD, dropout)
+                inner_TR = _dropped(x_TD, kept_TD, dropout) @ a_RD.to(x_TD.dtype).T
+                y_TO[:, start : start + size].addmm_(inner_TR, b_OR.to(x_TD.dtype).T, alpha=scaling)
+                inner.append(inner_TR)
+                masks.append(kept_TD)
+            start += size
+        ctx.settings, ctx.sizes, ctx.count = settings, sizes, len(inner)
+        ctx.save_for_backward(x_TD, weight_OD, *low_rank, *inner, *masks)
+        return y_TO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, weight_OD, *saved = ctx.saved_tensors
+        count = ctx.count
+        low_rank, inner, masks = (
+            saved[: 2 * count],
+            saved[2 * count : 3 * count],
+            saved[3 * count :],
+        )
+        dtype = x_TD.dtype
+        gx_TD = grad_TO @ weight_OD if ctx.needs_input_grad[0] else None
+        gradients: list[Tensor | None] = []
+        start = which = 0
+        for setting, size in zip(ctx.settings, ctx.sizes, strict=True):
+            if setting is not None:
+                scaling, dropout = setting
+                a_RD, b_OR = low_rank[2 * which], low_rank[2 * which + 1]
+                kept_TD = masks[which]
+                part_TO = grad_TO[:, start : start + size]
+                inner_grad_TR = part_TO @ (b_OR.to(dtype) * scaling)
+                dropped_TD = _dropped(x_TD, kept_TD, dropout)
+                gradients.append((inner_grad_TR.T @ dropped_TD).to(a_RD.dtype))
+                gradients.append((part_TO.T @ inner[which]).to(b_OR.dtype).mul_(scaling))
+                if gx_TD is not None and kept_TD is None:
+                    gx_TD.addmm_(inner_grad_TR, a_RD.to(dtype))
+                elif gx_TD is not None:
+                    gx_TD += _dropped(inner_grad_TR @ a_RD.to(dtype), kept_TD, dropout)
+                which += 1
+            start += size
+        return (gx_TD, None, None, None, None, *gradients)
+
+
+def _draw_mask(x_TD: Tensor, dropout: float) -> Tensor | None:
+    """Draw which inputs are kept, with the same use of the generator as `nn.Dropout`."""
+    if dropout == 0.0:
+        return None
+    return torch.empty_like(x_TD).bernoulli_(1.0 - dropout).bool()
+
+
+def _dropped(x_TD: Tensor, kept_TD: Tensor | None, dropout: float) -> Tensor:
+    return x_TD if kept_TD is None else x_TD * kept_TD * (1.0 / (1.0 - dropout))

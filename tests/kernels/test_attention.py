@@ -1,0 +1,149 @@
+"""Packed attention equals attention on each document alone."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tunesmith.kernels.attention import by_document, document_spans, packed_attention
+
+
+def plain(
+    q: Tensor, k: Tensor, v: Tensor, lengths: list[int], causal: bool, window: int | None
+) -> Tensor:
+    """Attention of each document by the formula, scores in full."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    outputs, start = [], 0
+    for length in lengths:
+        part = slice(start, start + length)
+        scores = q[:, :, part] @ k[:, :, part].transpose(-1, -2) / q.shape[-1] ** 0.5
+        distance = torch.arange(length)[:, None] - torch.arange(length)
+        seen = distance >= 0 if causal else torch.ones(length, length, dtype=torch.bool)
+        if window is not None:
+            seen = seen & (distance.abs() < window)
+        outputs.append(scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v[:, :, part])
+        start += length
+    return torch.cat(outputs, 2)
+
+
+def inputs(heads: int, key_heads: int, rows: int, size: int, dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(rows)
+    counts = (heads, key_heads, key_heads)
+    return [
+        torch.randn(1, rows, n, size, dtype=dtype).transpose(1, 2).requires_grad_() for n in counts
+    ]
+
+
+def boundaries(lengths: list[int]) -> Tensor:
+    return torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return float(
+        (a.double() - b.double()).detach().norm() / b.double().detach().norm().clamp_min(1e-3)
+    )
+
+
+def all_of(output: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    slope = torch.linspace(-1, 1, output.numel()).view_as(output).to(output.dtype)
+    return [output, *torch.autograd.grad((output * slope).sum(), tensors)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 17), min_size=1, max_size=6),
+    key_heads=st.integers(1, 3),
+    group=st.integers(1, 3),
+    causal=st.booleans(),
+    window=st.one_of(st.none(), st.integers(1, 6)),
+    block_rows=st.sampled_from([4, 8, 256]),
+)
+def test_packed_attention_equals_each_document_alone_in_float64(
+    lengths: list[int],
+    key_heads: int,
+    group: int,
+    causal: bool,
+    window: int | None,
+    block_rows: int,
+) -> None:
+    tensors = inputs(key_heads * group, key_heads, sum(lengths), 4, torch.float64)
+    spans = document_spans(boundaries(lengths), causal=causal, window=window, block_rows=block_rows)
+    actual = all_of(packed_attention(*tensors, spans), tensors)
+    expected = all_of(plain(*tensors, lengths, causal, window), tensors)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert distance(ours, theirs) <= 1e-10
+
+
+@pytest.mark.parametrize("lengths", [[300], [40, 7, 200, 90], [1, 3, 1]])
+@pytest.mark.parametrize("causal", [True, False])
+def test_packed_attention_in_float32_equals_float64(lengths: list[int], causal: bool) -> None:
+    tensors = inputs(6, 2, sum(lengths), 32, torch.float32)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    spans = document_spans(boundaries(lengths), causal=causal, block_rows=64)
+    actual = all_of(packed_attention(*tensors, spans), tensors)
+    expected = all_of(plain(*exact, lengths, causal, None), exact)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert distance(ours, theirs) <= 1e-5
+
+
+def test_bfloat16_is_no_worse_than_plain_bfloat16() -> None:
+    lengths = [60, 100]
+    tensors = inputs(6, 2, sum(lengths), 32, torch.bfloat16)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    reference = all_of(plain(*exact, lengths, True, None), exact)
+    theirs = all_of(plain(*tensors, lengths, True, None), tensors)
+    spans = document_spans(boundaries(lengths), causal=True)
+    ours = all_of(packed_attention(*tensors, spans), tensors)
+    for one, other, exact_one in zip(ours, theirs, reference, strict=True):
+        assert distance(one, exact_one) <= 1.1 * distance(other, exact_one)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("causal", [True, False])
+def test_plain_path_by_document_equals_the_formula(causal: bool, window: int | None) -> None:
+    lengths = [5, 1, 9]
+    tensors = inputs(4, 2, sum(lengths), 8, torch.float64)
+    spans = document_spans(boundaries(lengths), causal=causal, window=window)
+    actual = by_document(*tensors, spans, scale=8**-0.5)
+    assert distance(actual, plain(*tensors, lengths, causal, window)) <= 1e-10
+
+
+def test_no_document_sees_another() -> None:
+    lengths = [5, 8, 3]
+    q, k, v = (t.detach() for t in inputs(2, 2, sum(lengths), 4, torch.float32))
+    spans = document_spans(boundaries(lengths), causal=False)
+    before = packed_attention(q, k, v, spans)
+    changed = [t.clone() for t in (q, k, v)]
+    for t in changed:
+        t[:, :, 5:13] += 1.0
+    after = packed_attention(*changed, spans)
+    assert torch.equal(before[:, :, :5], after[:, :, :5])
+    assert torch.equal(before[:, :, 13:], after[:, :, 13:])
+    assert not torch.equal(before[:, :, 5:13], after[:, :, 5:13])
+
+
+def test_dropout_of_attention_changes_the_result_and_keeps_its_mean() -> None:
+    q, k, v = (t.detach() for t in inputs(1, 1, 6, 4, torch.float64))
+    spans = document_spans(boundaries([6]), causal=True)
+    torch.manual_seed(0)
+    draws = torch.stack([packed_attention(q, k, v, spans, dropout=0.3) for _ in range(4000)])
+    expected = packed_attention(q, k, v, spans)
+    assert not torch.equal(draws[0], draws[1])
+    assert (draws.mean(0) - expected).abs().max() < 0.1
+
+
+def test_blocks_cover_every_query_once_and_stay_small() -> None:
+    lengths = [3, 300, 2, 2, 90, 256, 1]
+    spans = document_spans(boundaries(lengths), causal=True, block_rows=100)
+    covered = [t for block in spans.blocks for t in range(block.first, block.last)]
+    assert covered == list(range(sum(lengths)))
+    assert max(block.last - block.first for block in spans.blocks) <= 100
+
+
+def test_shapes_that_disagree_are_refused() -> None:
+    spans = document_spans(boundaries([4]), causal=True)
+    q, kv = torch.randn(1, 3, 4, 8), torch.randn(1, 2, 4, 8)
+    with pytest.raises(ValueError, match="one row of 4 tokens"):
+        packed_attention(q, kv, kv, spans)
