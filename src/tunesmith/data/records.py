@@ -7,6 +7,7 @@ that it learns from. Field descriptions are the documentation of the format.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,10 +20,19 @@ class Message(BaseModel):
 
     role: Literal["system", "user", "assistant", "tool"] = Field(description="who speaks")
     content: str = Field(default="", description="what is said")
+    reasoning_content: str | None = Field(
+        default=None, description="what the assistant thinks before it speaks"
+    )
     tool_calls: list[dict[str, Any]] | None = Field(
         default=None, description="calls that the assistant makes, in the OpenAI format"
     )
+    tool_call_id: str | None = Field(default=None, description="the call that a tool answers")
     name: str | None = Field(default=None, description="name of the tool that answers")
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything in this turn to read or to learn."""
+        return bool(self.content.strip() or self.reasoning_content or self.tool_calls)
 
 
 class Conversation(BaseModel):
@@ -61,3 +71,28 @@ class LabelledText(BaseModel):
 
 
 Record = Conversation | Document | LabelledText
+
+
+def text_of(record: BaseModel) -> str:
+    """Return all that is said in a record, as one text: what duplicates are looked for in.
+
+    The label is no part of it: one text under two labels is still one text.
+    """
+    if isinstance(record, Conversation):
+        return "\n\n".join(_turn_text(message) for message in record.messages)
+    return str(getattr(record, "text", ""))
+
+
+def content_key(record: BaseModel) -> str:
+    """Return what two records share if and only if they are exact duplicates.
+
+    The text without regard to case and to the amount of white space.
+    """
+    return " ".join(text_of(record).casefold().split())
+
+
+def _turn_text(message: Message) -> str:
+    parts = [message.role, message.reasoning_content or "", message.content]
+    if message.tool_calls:
+        parts.append(json.dumps(message.tool_calls, sort_keys=True))
+    return "\n".join(part for part in parts if part)

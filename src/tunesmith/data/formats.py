@@ -1,0 +1,297 @@
+"""Recognises the format of rows by their field names, and turns each row into a record.
+
+    alpaca              instruction, output [, input, system, history]   ─> Conversation
+    chat                messages [, tools]                               ─> Conversation
+    sharegpt            conversations [, system, tools]                  ─> Conversation
+    prompt_completion   prompt, completion                               ─> Conversation
+    text                text                                             ─> Document
+    text_label          text, label                                      ─> LabelledText
+
+A format is never guessed: it is the one whose fields all rows have, it is named in the output, and
+where two would do the recipe must say which. A row that does not fit is a `DataError` that names
+the record, the field, what was found, what was expected, and the format that is nearest. Files are
+not known here, only rows and where they came from. The conversations' turns are read in `turns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from tunesmith.data.records import Conversation, Document, LabelledText, Message
+from tunesmith.data.turns import (
+    RowError,
+    read_messages,
+    read_sharegpt,
+    read_tools,
+    require_answer,
+    text_field,
+)
+from tunesmith.errors import DataError, suggest
+
+Row = Mapping[str, Any]
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write records.
+
+    Attributes:
+        name: how a recipe names it.
+        required: fields that every row has.
+        optional: fields that are read where they are there; any other field is left aside.
+        record: what a row becomes, and so which tasks it serves.
+        convert: turns a row into that; raises `RowError`.
+        example: one row, as JSON.
+    """
+
+    name: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    record: type[BaseModel]
+    convert: Callable[[Row], BaseModel]
+    example: str
+
+    def fits(self, fields: Sequence[str]) -> bool:
+        """Return whether a row with these fields can be of this format."""
+        return set(self.required) <= set(fields)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({', '.join(self.required)})"
+
+
+def _alpaca(row: Row) -> Conversation:
+    instruction, extra = text_field(row, "instruction"), text_field(row, "input", needed=False)
+    messages = _system(row)
+    for pair in row.get("history") or []:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2):
+            raise RowError("history", pair, "a list of [instruction, output] pairs")
+        messages.append(Message(role="user", content=str(pair[0])))
+        messages.append(Message(role="assistant", content=str(pair[1])))
+    prompt = f"{instruction}\n\n{extra}" if extra.strip() else instruction
+    messages.append(Message(role="user", content=prompt))
+    messages.append(Message(role="assistant", content=text_field(row, "output")))
+    return require_answer(Conversation(messages=messages), "output")
+
+
+def _chat(row: Row) -> Conversation:
+    messages = read_messages(row["messages"], "messages")
+    return require_answer(Conversation(messages=messages, tools=read_tools(row)), "messages")
+
+
+def _sharegpt(row: Row) -> Conversation:
+    messages = _system(row) + read_sharegpt(row["conversations"])
+    conversation = Conversation(messages=messages, tools=read_tools(row))
+    return require_answer(conversation, "conversations")
+
+
+def _prompt_completion(row: Row) -> Conversation:
+    messages = [*_side(row, "prompt", "user"), *_side(row, "completion", "assistant")]
+    return require_answer(Conversation(messages=messages, tools=read_tools(row)), "completion")
+
+
+def _side(row: Row, field: str, role: Any) -> list[Message]:
+    if isinstance(row[field], list):
+        return read_messages(row[field], field)
+    return [Message(role=role, content=text_field(row, field))]
+
+
+def _system(row: Row) -> list[Message]:
+    system = text_field(row, "system", needed=False)
+    return [Message(role="system", content=system)] if system else []
+
+
+def _text(row: Row) -> Document:
+    return Document(text=_some_text(row))
+
+
+def _text_label(row: Row) -> LabelledText:
+    label = row["label"]
+    if isinstance(label, bool):
+        label = str(label).lower()
+    elif isinstance(label, int) or (isinstance(label, float) and label.is_integer()):
+        label = str(int(label))
+    if not isinstance(label, str) or not label.strip():
+        raise RowError("label", label, "a class (a name or a whole number)")
+    return LabelledText(text=_some_text(row), label=label.strip())
+
+
+def _some_text(row: Row) -> str:
+    text = text_field(row, "text")
+    if not text.strip():
+        raise RowError("text", text, "a text with something in it")
+    return text
+
+
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        Format(
+            "alpaca", ("instruction", "output"), ("input", "system", "history"), Conversation,
+            _alpaca, '{"instruction": "Name a colour.", "input": "", "output": "Blue."}',
+        ),
+        Format(
+            "chat", ("messages",), ("tools",), Conversation, _chat,
+            '{"messages": [{"role": "user", "content": "Hi"}, '
+            '{"role": "assistant", "content": "Hello."}]}',
+        ),
+        Format(
+            "sharegpt", ("conversations",), ("system", "tools"), Conversation, _sharegpt,
+            '{"conversations": [{"from": "human", "value": "Hi"}, '
+            '{"from": "gpt", "value": "Hello."}]}',
+        ),
+        Format(
+            "prompt_completion", ("prompt", "completion"), ("tools",), Conversation,
+            _prompt_completion, '{"prompt": "Name a colour.", "completion": "Blue."}',
+        ),
+        Format("text", ("text",), (), Document, _text, '{"text": "Once upon a time ..."}'),
+        Format(
+            "text_label", ("text", "label"), (), LabelledText, _text_label,
+            '{"text": "A fine film.", "label": "positive"}',
+        ),
+    )
+}  # fmt: skip
+"""Every format, by name. `record` of each says which tasks it serves."""
+
+
+def serving(record_type: type[BaseModel]) -> list[Format]:
+    """Return the formats that become `record_type`."""
+    return [format for format in FORMATS.values() if format.record is record_type]
+
+
+def describe(record_type: type[BaseModel]) -> str:
+    """Return one line for each format that serves `record_type`, with an example."""
+    return "\n".join(f"{format.name}: {format.example}" for format in serving(record_type))
+
+
+def rename(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> list[dict[str, Any]]:
+    """Return the rows with fields renamed.
+
+    Args:
+        columns: name that the format expects -> name in the file.
+
+    Raises:
+        DataError: no row has such a field.
+    """
+    present = fields_of(rows)
+    for wanted, theirs in columns.items():
+        if theirs not in present:
+            raise DataError(
+                f"There is no field {theirs!r} to read as {wanted!r}.",
+                where=f"{where}: columns.{wanted}",
+                fix=suggest(theirs, present),
+            )
+    back = {theirs: wanted for wanted, theirs in columns.items()}
+    # a field that already has a wanted name, but that is not the one asked for, gives way
+    return [
+        {back.get(name, name): value for name, value in row.items()
+         if name in back or name not in columns}
+        for row in rows
+    ]  # fmt: skip
+
+
+def fields_of(rows: Sequence[Row]) -> list[str]:
+    """Return every field that some row has, in order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def detect(rows: Sequence[Row], record_type: type[BaseModel], where: str) -> Format:
+    """Return the format of these rows that serves `record_type`.
+
+    It is told by the fields that most of the rows have, so that one odd record is reported as
+    what it is.
+
+    Raises:
+        DataError: none fits, none that fits serves the task, or more than one does.
+    """
+    counts: dict[str, int] = {}
+    for row in rows:
+        for name in row:
+            counts[name] = counts.get(name, 0) + 1
+    fields = [name for name, count in counts.items() if 2 * count > len(rows)]
+    fitting = [format for format in FORMATS.values() if format.fits(fields)]
+    wanted = [format for format in fitting if format.record is record_type]
+    if len(wanted) == 1:
+        return wanted[0]
+    if wanted:
+        names = " and ".join(format.name for format in wanted)
+        raise DataError(
+            f"The records can be read as {names}.",
+            where=where,
+            fix=f"Say which: data.format: {wanted[0].name}.",
+        )
+    raise _unfit(fields, fitting, record_type, where)
+
+
+def _unfit(
+    fields: Sequence[str], fitting: Sequence[Format], record_type: type[BaseModel], where: str
+) -> DataError:
+    accepted = "; or ".join(str(format) for format in serving(record_type))
+    shown = ", ".join(map(repr, fields)) or "no field in common"
+    nearest = _nearest(fields, serving(record_type))
+    lacking = [name for name in nearest.required if name not in fields]
+    hint = ", ".join(f"{name}: <its name here>" for name in lacking)
+    fix = f"The nearest is {nearest.name}, e.g. {nearest.example}; if the field is there under "
+    fix += f"another name, say so: data.columns: {{{hint}}}."
+    if fitting:
+        found = " or ".join(format.name for format in fitting)
+        what = f"The records are {found} (fields {shown}); this task learns from {accepted}."
+    else:
+        what = f"The fields {shown} are no known format; this task learns from {accepted}."
+    return DataError(what, where=where, fix=fix)
+
+
+def _nearest(fields: Sequence[str], formats: Sequence[Format]) -> Format:
+    present = set(fields)
+
+    def distance(format: Format) -> tuple[int, int]:
+        missing = len(set(format.required) - present)
+        return missing, -len(present & {*format.required, *format.optional})
+
+    return min(formats, key=distance)
+
+
+def convert_all(
+    rows: Sequence[Row], origins: Sequence[str], format: Format, where: str
+) -> list[BaseModel]:
+    """Turn every row into a record.
+
+    Raises:
+        DataError: some do not fit; names the first few and how many there are.
+    """
+    records: list[BaseModel] = []
+    wrong: list[str] = []
+    first = ""
+    for number, (row, origin) in enumerate(zip(rows, origins, strict=True), start=1):
+        try:
+            records.append(_convert(row, format))
+        except RowError as error:
+            first = first or error.field
+            wrong.append(f"record {number} ({origin}): {error}{_other_format(row, format)}")
+    if not wrong:
+        return records
+    more = len(wrong) - _SHOWN
+    count = f"; and {more} more ({len(wrong)} of {len(rows)} records)" if more > 0 else ""
+    raise DataError(
+        f"Not every record is {format.name}: {'; '.join(wrong[:_SHOWN])}{count}.",
+        where=where,
+        fix=f"One record of this format: {format.example}",
+    )
+
+
+def _convert(row: Row, format: Format) -> BaseModel:
+    for field in format.required:
+        if field not in row:
+            raise RowError(field, None, "a field of that name", missing=sorted(row))
+    return format.convert(row)
+
+
+def _other_format(row: Row, format: Format) -> str:
+    others = [other for other in FORMATS.values() if other.fits(list(row)) and other is not format]
+    if format.fits(list(row)) or not others:
+        return ""
+    return f" (this one looks like {others[0].name})"
