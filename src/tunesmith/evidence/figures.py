@@ -1,0 +1,85 @@
+"""How a figure is written: as many digits as it carries, with its unit, in the same way everywhere.
+
+In: numbers. Out: short texts. `None` and what is not finite become a dash. Knows no metric.
+"""
+
+from __future__ import annotations
+
+import math
+
+MINUS = "\u2212"
+NONE = "–"
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+    """Write a figure with four significant digits, at most four of them after the point."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    magnitude = abs(value)
+    whole_digits = len(str(int(magnitude))) if magnitude >= 1 else 0
+    text = f"{magnitude:,.{max(0, min(4, 4 - whole_digits))}f}"
+    if magnitude and not text.strip("0.,"):
+        text = f"{magnitude:.1e}"
+    if text.strip("0.,") == "":
+        return text
+    return (MINUS if value < 0 else "+" if signed else "") + text
+
+
+def interval(bounds: tuple[float | None, float | None]) -> str:
+    """Write an interval, signed: `+0.12 to +0.34`."""
+    low, high = bounds
+    if low is None or high is None:
+        return NONE
+    return f"{number(low, signed=True)} to {number(high, signed=True)}"
+
+
+def share(value: float, *, signed: bool = False) -> str:
+    """Write a share as a percentage."""
+    text = f"{abs(value):.1%}"
+    if text == "0.0%":
+        return text
+    return (MINUS if value < 0 else "+" if signed else "") + text
+
+
+def probability(value: float | None) -> str:
+    """Write a p-value: `0.012`, `< 0.001`."""
+    if value is None:
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: float | None) -> str:
+    """Write a count with separators: `12,345`."""
+    return NONE if value is None else f"{value:,.0f}"
+
+
+def many(value: int) -> str:
+    """Write a large count in short: `134.5 M`."""
+    for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (10_000, "k")):
+        if value >= size:
+            return f"{value / (1000 if unit == 'k' else size):.4g} {unit}"
+    return f"{value:,}"
+
+
+def size(value: int | None) -> str:
+    """Write a number of bytes: `1.42 GiB`."""
+    if value is None:
+        return NONE
+    if value >= 2**30:
+        return f"{value / 2**30:.2f} GiB"
+    return f"{value / 2**20:.0f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Write a time: `8.3 s`, `2 min 5 s`, `3 h 12 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def label(name: str) -> str:
+    """Write the name of a metric as words: `log_likelihood` becomes `log likelihood`."""
+    return name.replace("_", " ")

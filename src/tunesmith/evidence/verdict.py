@@ -1,0 +1,165 @@
+"""The verdict in words: what was measured, how sure, what this test could have shown at all.
+
+In: `Metrics`. Out: a `Statement`: a headline, one sentence that carries it, and what must be known
+to read it rightly. It says what the figures show and no more; advice is in `advice.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunesmith.evidence.figures import count, interval, label, number, share
+from tunesmith.evidence.files import MetricRow, Metrics, Noise, Probe
+
+HEADLINES = {
+    "improved": "Improved",
+    "no evidence": "No evidence of a change",
+    "worse": "Worse",
+}
+UNCHANGED_PERPLEXITY = 0.01
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One thing to know about a verdict: a short title and a sentence or two."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A verdict in words."""
+
+    verdict: str
+    headline: str
+    lead: str
+    remarks: list[Remark]
+
+
+def state(metrics: Metrics) -> Statement:
+    """Put the verdict of a run into words."""
+    row = metrics.deciding
+    remarks = [
+        Remark("How sure", _how_sure(metrics)),
+        Remark("What this test could show", _detectable(row, metrics.verdict)),
+    ]
+    if metrics.noise is not None and metrics.noise.difference is not None:
+        remarks.append(Remark("The instrument itself", _noise(metrics.noise, row)))
+    if metrics.probe is not None:
+        remarks.append(Remark("What was forgotten", _forgotten(metrics.probe)))
+    if metrics.beside:
+        remarks.append(Remark("Beside it", _beside(metrics)))
+    return Statement(metrics.verdict, HEADLINES[metrics.verdict], _lead(metrics), remarks)
+
+
+def _lead(metrics: Metrics) -> str:
+    row = metrics.deciding
+    unit = f" {row.unit}" if row.unit else ""
+    better = "" if row.higher_is_better else " (lower is better)"
+    return (
+        f"On {count(row.n)} test records that it did not learn from, {label(metrics.primary)}"
+        f"{better} {_moved(row.before, row.after)}{unit}."
+    )
+
+
+def _moved(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "could not be measured both before and after"
+    if before == after:
+        return f"stayed at exactly {number(before)}"
+    direction = "rose" if after > before else "fell"
+    return f"{direction} from {number(before)} to {number(after)}"
+
+
+def _how_sure(metrics: Metrics) -> str:
+    row = metrics.deciding
+    low, high = row.interval
+    if low is None or high is None:
+        return "No interval could be computed, so nothing can be said."
+    outside = not low <= 0 <= high
+    says = (
+        "Zero lies outside, so chance in the choice of these records does not explain it."
+        if outside
+        else "Zero lies inside, so chance in the choice of these records could explain it."
+    )
+    return (
+        f"The difference is {number(row.difference, signed=True)}; its"
+        f" {metrics.confidence:.0%} interval is {interval(row.interval)}, from"
+        f" {count(metrics.resamples)} paired resamples of the test records. {says}"
+        " It speaks of this one training run, not of what another seed would give."
+    )
+
+
+def _detectable(row: MetricRow, verdict: str) -> str:
+    if row.detectable is None:
+        return "The smallest difference that this test could have shown is not known."
+    text = (
+        f"With {count(row.n)} records, a true difference of {number(row.detectable)} would be"
+        " found four times in five; smaller ones are often missed."
+    )
+    if verdict == "no evidence":
+        text += (
+            " So this is no proof that nothing changed: the figures agree with every difference"
+            f" from {interval(row.interval)}. More test records would tell."
+        )
+    return text
+
+
+def _noise(noise: Noise, row: MetricRow) -> str:
+    spread = abs(noise.difference or 0.0)
+    measured = f"{label(noise.metric)} of the same model was measured twice on {noise.records}"
+    if not spread:
+        return f"{_capital(measured)} records and came out the same to the last digit."
+    text = f"{_capital(measured)} records and differed by {number(spread)}."
+    if row.difference is not None and abs(row.difference) <= spread:
+        return text + " The difference above is no larger than that: read nothing into it."
+    return text
+
+
+def _forgotten(probe: Probe) -> str:
+    if not probe.before or probe.after is None:
+        return f"{_capital(probe.unit)} on {probe.name} was not measured."
+    change = probe.after / probe.before - 1
+    text = (
+        f"{_capital(probe.unit)} on {probe.name} ({count(probe.tokens)} tokens, not part of the"
+        f" data) went from {number(probe.before)} to {number(probe.after)}"
+        f" ({share(change, signed=True)})."
+    )
+    if abs(change) < UNCHANGED_PERPLEXITY:
+        return text + " Hardly anything was forgotten there."
+    if change > 0:
+        return text + " That much worse it now predicts text of other kinds."
+    return text + " It predicts text of other kinds no worse than before."
+
+
+def _beside(metrics: Metrics) -> str:
+    """Say of the other metrics which way they went, corrected for being several."""
+    found: dict[str, list[str]] = {"improved": [], "worse": [], "no evidence": []}
+    for name, row in metrics.beside.items():
+        found[row.judge(metrics.confidence)].append(_named(name, row, metrics.deciding))
+    said = [
+        f"{title}: {', '.join(names)}"
+        for title, names in zip(
+            ("improved", "worse", "no evidence of a change"), found.values(), strict=True
+        )
+        if names
+    ]
+    text = _capital("; ".join(said)) + " (corrected for looking at several)."
+    generated = [row for row in metrics.beside.values() if row.generated]
+    if generated and not metrics.deciding.generated:
+        text += (
+            f" A better {label(metrics.primary)} means that such answers surprise the model less;"
+            " it may have learnt their form and little more. What it writes by itself is what the"
+            f" metrics of generation tell, on {count(max(row.n for row in generated))} records."
+        )
+    return text
+
+
+def _named(name: str, row: MetricRow, deciding: MetricRow) -> str:
+    figures = f"{label(name)} {number(row.before)} → {number(row.after)}"
+    return figures if row.n == deciding.n else f"{figures} on {count(row.n)} records"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
