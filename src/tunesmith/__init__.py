@@ -1,3 +1,55 @@
-"""Tunesmith: fine-tune a language model for a task of your own, and prove that it got better."""
+"""Tunesmith: fine-tune a language model for a task of your own, and prove that it got better.
+
+    import tunesmith
+    run = tunesmith.train("recipe.yaml")
+    run.verdict; run.predict(["…"])
+
+The names below come from `tunesmith.api` and are loaded when they are first used, so that the
+import itself is quick and loads no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tunesmith import errors
+
+if TYPE_CHECKING:
+    from tunesmith.api import (
+        check,
+        evaluate,
+        load,
+        objective,
+        open_run,
+        plan,
+        read,
+        resume,
+        train,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "check",
+    "errors",
+    "evaluate",
+    "load",
+    "objective",
+    "open_run",
+    "plan",
+    "read",
+    "resume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tunesmith import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,8 +1,8 @@
 """The one place through which anything is said to the person at the terminal.
 
 Library code takes a `Console` and calls `note`, `warn`, `table`, `progress`; it never prints.
-Everything goes to standard error, so that standard output stays free for a result (`--json`, a
-prediction). Progress bars appear on a terminal only; elsewhere a line is written now and then.
+It goes to standard error, so that standard output stays free for a result (`--json`, a prediction,
+the tables of a command whose result they are). Progress bars appear on a terminal only; elsewhere a line is written now and then.
 """
 
 from __future__ import annotations
@@ -84,11 +84,13 @@ class Console:
 
     Args:
         quiet: say nothing but warnings.
+        stdout: speak on standard output, for what *is* the result of a command; warnings still go
+            to standard error.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, stdout: bool = False) -> None:
         self.quiet = quiet
-        self.rich = RichConsole(stderr=True, quiet=quiet, highlight=False)
+        self.rich = RichConsole(stderr=not stdout, quiet=quiet, highlight=False)
         self._warnings = RichConsole(stderr=True, highlight=False)
 
     def note(self, text: str) -> None:

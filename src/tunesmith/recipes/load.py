@@ -24,7 +24,7 @@ from tunesmith.recipes.schema import DEFAULT_TECHNIQUE, Recipe
 
 _CHOICES = {"task": None, "technique": DEFAULT_TECHNIQUE, "objective": None}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".gz")
+_DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
 
 
 def load_recipe(
@@ -136,11 +136,14 @@ def _with_places_of_files(recipe: Recipe, document: Document, base: Path) -> Rec
 
 
 def _located(spec: str, base: Path, place: str) -> str:
-    """Return the absolute path of a file or folder, or the id of a hub data set as it is."""
+    """Return the absolute path of a file or folder, or the name of a hub data set as it is."""
+    if spec.startswith("hub:"):
+        return spec
     path = base / Path(spec).expanduser()
     if path.exists():
         return str(path.resolve())
-    if _HUB_ID.fullmatch(spec) and not spec.endswith(_DATA_SUFFIXES) and spec[0] != ".":
+    name = spec.partition(":")[0]
+    if _HUB_ID.fullmatch(name) and not name.endswith(_DATA_SUFFIXES) and name[0] != ".":
         return spec
     raise RecipeError(
         f"There is no file {spec!r} (looked for {path.absolute()}).",

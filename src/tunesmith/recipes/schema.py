@@ -29,14 +29,9 @@ from tunesmith.errors import suggest
 from tunesmith.recipes.document import RecipeDumper
 from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES, Registry
 
-_CONFIG = ConfigDict(
-    extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=False
-)
+_CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 DEFAULT_TECHNIQUE = "lora"
-
-FORMATS = ("alpaca", "chat", "sharegpt", "prompt_completion", "text", "text_label")
-"""Names of the record formats; `data/formats.py` implements each."""
 
 
 class Choice(BaseModel):
@@ -147,8 +142,8 @@ class DataOptions(BaseModel):
 
     train: Annotated[list[str], BeforeValidator(_one_or_many)] = Field(
         min_length=1,
-        description="file, folder or hub data set to learn from, or a list of them; relative paths "
-        "start at the recipe's folder",
+        description="file, folder or hub data set (hub:owner/name[:split]) to learn from, or a list "
+        "of them; relative paths start at the recipe's folder",
     )
     test: Annotated[str | Share, BeforeValidator(_share_or_file)] = Field(
         default=0.2,
@@ -336,11 +331,6 @@ class Recipe(BaseModel):
     evaluation: Annotated[EvaluationOptions, BeforeValidator(_empty_section)] = Field(
         default_factory=EvaluationOptions, description="the measurement"
     )
-
-    @property
-    def needs_validation(self) -> bool:
-        """Whether a validation set must be there: given, or needed by `validate_every`."""
-        return self.data.validation is not None or self.training.validate_every is not None
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML with every default; loading that gives an equal recipe."""
