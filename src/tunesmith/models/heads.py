@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tunesmith.errors import ModelError
 
@@ -108,7 +107,7 @@ def _classify_first(model: Model, first_BD: Tensor) -> Tensor:
     if model.anatomy.pooler is not None:
         pooled_BD = _apply(module.get_submodule(model.anatomy.pooler), first_BD[:, None])
     elif "pre_classifier" in model.anatomy.head:
-        pooled_BD = F.relu(_apply(module.pre_classifier, first_BD))
+        pooled_BD = torch.relu(_apply(module.pre_classifier, first_BD))
     else:
         pooled_BD = first_BD
     dropout = getattr(module, "dropout", None)

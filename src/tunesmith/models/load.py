@@ -211,7 +211,7 @@ def _draw_head(model: Model, seed: int) -> None:
 
 
 def _give_padding(model: Model) -> None:
-    """Name a padding token where there is none: packing needs none, other readers of the result do."""
+    """Name a padding token where there is none: packing needs none, other readers do."""
     config: Any = model.module.config
     if model.tokenizer.pad_token_id is None:
         model.tokenizer.pad_token = model.tokenizer.eos_token

@@ -40,8 +40,8 @@ class Model:
         return self.module.get_submodule(self.anatomy.body)
 
     @property
-    def output_weight_VD(self) -> Tensor:
+    def output_weight_VD(self) -> Tensor:  # noqa: N802, the name carries its shape
         """Weight of the layer that turns hidden states into logits over the vocabulary."""
-        weight = self.module.get_submodule(self.anatomy.output or "").weight
-        assert weight is not None
+        output: Any = self.module.get_submodule(self.anatomy.output or "")
+        weight: Tensor = output.weight
         return weight

@@ -52,6 +52,10 @@ class Technique(ABC):
         """
         return None
 
+    def head(self, needed: str) -> str:
+        """Return the head to load the model with, given the one that the task needs."""
+        return needed
+
     @abstractmethod
     def prepare(self, model: Model) -> None:
         """Mark what learns (`requires_grad`), in place, adding modules where the method needs them.

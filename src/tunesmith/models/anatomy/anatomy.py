@@ -35,8 +35,6 @@ class Anatomy:
         head: modules that belong to the task (a classifier), not to the pre-trained body.
         pooler: the submodule that makes one vector of a document, or None.
         hidden_size, vocab_size, context_length: sizes in elements, tokens, tokens.
-        position_offset: what the position of a document's first token is (RoBERTa counts from the
-            padding index + 1); added to positions that are given explicitly.
         can_pack: whether documents laid end to end stay separate; *probed* at load, never assumed.
     """
 
@@ -53,5 +51,25 @@ class Anatomy:
     hidden_size: int
     vocab_size: int
     context_length: int
-    position_offset: int = 0
     can_pack: bool = field(default=False)
+
+    @property
+    def final_norms(self) -> tuple[str, ...]:
+        """The norms behind the last layer: outside the layers, not among the embeddings."""
+        holder = self.layers[0].name.rsplit(".", 2)[0]
+        within = tuple(f"{layer.name}." for layer in self.layers)
+        return tuple(
+            norm
+            for norm in self.norms
+            if not norm.startswith(within)
+            and "embed" not in norm.removeprefix(self.body)
+            and holder.startswith(norm.rpartition(".")[0])
+        )
+
+    @property
+    def task_modules(self) -> tuple[str, ...]:
+        """What a classification learns beside the body: its head, and the pooler that feeds it."""
+        if not self.head:
+            return ()
+        pooler = () if self.pooler is None or self.pooler in self.head else (self.pooler,)
+        return (*pooler, *self.head)

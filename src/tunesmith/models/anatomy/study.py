@@ -57,7 +57,6 @@ def study(module: nn.Module) -> Anatomy:
         hidden_size=text_config.hidden_size,
         vocab_size=embedding.weight.shape[0],
         context_length=_context_length(text_config, module),
-        position_offset=_position_offset(module),
     )
 
 
@@ -69,7 +68,7 @@ def is_linear(part: nn.Module) -> bool:
 def _body_name(module: nn.Module) -> str:
     if isinstance(module, FeatureModel):
         return "body"
-    prefix = getattr(module, "base_model_prefix", "")
+    prefix: str = getattr(module, "base_model_prefix", "")
     return prefix if prefix and hasattr(module, prefix) else ""
 
 
@@ -82,7 +81,7 @@ def _input_embeddings(body: Any) -> nn.Module | None:
 
 
 def _output_name(module: Any, names: dict[int, str]) -> str | None:
-    output = module.get_output_embeddings()
+    output: nn.Module | None = module.get_output_embeddings()
     return None if output is None else names.get(id(output))
 
 

@@ -1,0 +1,133 @@
+"""Fits the linear map of a `FeatureHead`: multinomial logistic regression, a convex problem.
+
+    features_BD, labels_B ──standardise──> scikit-learn ──fold the scales in──> weight_CD, bias_C
+
+The strength of the L2 penalty is chosen by the mean log-likelihood of held-out records: those that
+are given, or folds of the training records. It knows features and labels, no model.
+
+Shapes: B records, D features, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
+
+from tunesmith.errors import DataError
+
+Floats = NDArray[np.float64]
+
+STRENGTHS = tuple(float(10.0**power) for power in np.arange(-4.0, 2.1, 0.5))
+"""The inverse penalties that are tried, on standardised features."""
+
+_FOLDS = 5
+_ITERATIONS = 2000
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Features of records and the index of each one's class."""
+
+    features_BD: Floats
+    labels_B: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, features_BD: Tensor, labels_B: Tensor) -> Samples:
+        """Take them from tensors."""
+        return cls(features_BD.double().cpu().numpy(), labels_B.long().cpu().numpy())
+
+    def take(self, rows: Any) -> Samples:
+        """Return the records at `rows`."""
+        return Samples(self.features_BD[rows], self.labels_B[rows])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A linear map onto logits, the strength that was used, and its loss on the training records.
+
+    `loss` is the mean negative log-likelihood, in nats.
+    """
+
+    weight_CD: Floats
+    bias_C: Floats
+    strength: float
+    loss: float
+
+
+def fit_logistic(
+    train: Samples,
+    *,
+    classes: int,
+    held_out: Samples | None = None,
+    strength: float | None = None,
+    seed: int = 0,
+) -> Fitted:
+    """Fit logits = weight_CD · features + bias_C.
+
+    Args:
+        classes: C; every class needs a training record.
+        held_out: records on which the strength is chosen; folds of `train` where None.
+        strength: scikit-learn's C, on standardised features; chosen where None.
+        seed: from which the folds are drawn.
+
+    Raises:
+        DataError: a class has no training record.
+    """
+    absent = sorted(set(range(classes)) - set(train.labels_B.tolist()))
+    if absent:
+        raise DataError(
+            f"{len(absent)} of {classes} classes have no training record.",
+            fix="Add records of every class, or split with `data.stratify: true`.",
+        )
+    mean_D = train.features_BD.mean(0)
+    scale_D = train.features_BD.std(0)
+    scale_D[scale_D == 0] = 1.0
+
+    def standard(samples: Samples) -> Samples:
+        return Samples((samples.features_BD - mean_D) / scale_D, samples.labels_B)
+
+    train = standard(train)
+    if strength is None:
+        strength = _choose(train, None if held_out is None else standard(held_out), classes, seed)
+    fitted = _fit(train, strength)
+    loss = float(log_loss(train.labels_B, fitted.predict_proba(train.features_BD)))
+    weight_CD, bias_C = fitted.coef_, fitted.intercept_
+    if classes == 2:  # scikit-learn gives one row, the log-odds: halves give the same softmax
+        weight_CD = np.concatenate([-weight_CD, weight_CD]) / 2
+        bias_C = np.concatenate([-bias_C, bias_C]) / 2
+    weight_CD = weight_CD / scale_D
+    return Fitted(weight_CD, bias_C - weight_CD @ mean_D, strength, loss)
+
+
+def _choose(train: Samples, held_out: Samples | None, classes: int, seed: int) -> float:
+    """Return the strength with the least loss on held-out records; the smaller one on a tie."""
+    if held_out is not None:
+        pairs = [(train, held_out)]
+    else:
+        rarest = int(np.bincount(train.labels_B, minlength=classes).min())
+        if rarest < 2:
+            return 1.0  # nothing can be held out without losing a class
+        folds = StratifiedKFold(min(_FOLDS, rarest), shuffle=True, random_state=seed)
+        splits = folds.split(train.features_BD, train.labels_B)
+        pairs = [(train.take(kept), train.take(out)) for kept, out in splits]
+    losses = {strength: sum(_held_out_loss(*p, strength) for p in pairs) for strength in STRENGTHS}
+    return min(losses, key=lambda strength: (losses[strength], strength))
+
+
+def _held_out_loss(kept: Samples, out: Samples, strength: float) -> float:
+    fitted = _fit(kept, strength)
+    probabilities = fitted.predict_proba(out.features_BD)
+    return float(log_loss(out.labels_B, probabilities, labels=fitted.classes_))
+
+
+def _fit(samples: Samples, strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=_ITERATIONS, tol=1e-6).fit(
+        samples.features_BD, samples.labels_B
+    )
