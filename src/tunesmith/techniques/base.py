@@ -33,6 +33,8 @@ class Technique(ABC):
     """A way to let a model learn; `name` is set by the registry."""
 
     name: ClassVar[str]
+    fits: ClassVar[bool] = False
+    """Whether it solves for what learns at once (`fit`), instead of by gradient steps."""
 
     class Options(BaseModel):
         """No options."""

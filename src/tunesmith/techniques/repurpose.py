@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import ParameterGroup, Technique
+from tunesmith.techniques.base import Technique
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,21 +53,20 @@ class Repurpose(Technique):
             )
         return None
 
+    fits = True
+
     def head(self, needed: str) -> str:
         """The body alone, with a linear map on one vector of each text."""
         return "features"
 
     def prepare(self, model: Model) -> None:
         """Freeze everything, and set how a text becomes one vector."""
-        from tunesmith.models.learning import freeze
+        from tunesmith.models.learning import freeze, learn
 
         freeze(model.module)
+        learn(model.module.head)  # type: ignore[arg-type]
         if self.options.pooling != "auto":
             model.module.head.pooling = self.options.pooling  # type: ignore[union-attr]
-
-    def parameter_groups(self, model: Model) -> list[ParameterGroup]:
-        """Nothing learns by steps."""
-        return []
 
     def features(self, model: Model, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Return one vector of each document, `features_BD`: what `fit` takes.
