@@ -126,10 +126,12 @@ def _head(module: nn.Module, body: str, output: str | None) -> tuple[str, ...]:
 
 
 def _pooler(module: nn.Module) -> str | None:
-    for name, part in module.named_modules():
-        if name.split(".")[-1] == "pooler" and any(True for _ in part.parameters()):
-            return name
-    return None
+    found: list[str] = [
+        name
+        for name, part in module.named_modules()
+        if name.split(".")[-1] == "pooler" and any(True for _ in part.parameters())
+    ]
+    return found[0] if found else None
 
 
 def _context_length(config: Any, module: nn.Module) -> int:
