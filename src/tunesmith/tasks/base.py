@@ -38,7 +38,8 @@ class Metric:
 
     `compute` gets, for each name in `statistics`, an array of sums of any shape, and returns an
     array of the same shape: one call serves the point estimate and all bootstrap resamples. A
-    record that lacks one of the statistics has no part in the metric.
+    record that lacks one of the statistics has no part in the metric. `generated` says that it
+    needs real generation, and so is measured on the first few records only.
 
     `assumed_sd` is the standard deviation of one record's paired difference that is assumed before
     any model has run, and `assumption` says in words where it comes from; None where nothing can
@@ -51,6 +52,7 @@ class Metric:
     description: str
     higher_is_better: bool = True
     unit: str = ""
+    generated: bool = False
     assumed_sd: float | None = None
     assumption: str = ""
 
@@ -187,6 +189,14 @@ class Task(ABC):
         Raises:
             DataError: an input is not of a kind that this task reads, or does not fit.
         """
+
+    def prompt(self, given: Any) -> Prompt | None:
+        """Return what generation starts from for one input; None for a task that generates nothing.
+
+        Raises:
+            DataError: the input is not of a kind that this task reads, or does not fit.
+        """
+        return None
 
     @abstractmethod
     def present(self, record: Any) -> tuple[str, str]:

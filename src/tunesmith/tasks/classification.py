@@ -173,6 +173,8 @@ class Classification(Task):
                 tuple(_cell(cell, label) for label in self._labels for cell in _CELLS),
                 self._macro_f1,
                 "F1 of each class, averaged over the classes (each counts the same)",
+                assumed_sd=_DISCORDANT**0.5,
+                assumption=f"{_DISCORDANT:.0%} of the records change between right and wrong",
             ),
             Metric(
                 "log_likelihood",

@@ -123,6 +123,7 @@ class Instruct(Task):
                 ("rouge_l", "generated"),
                 lambda sums: sums["rouge_l"] / sums["generated"],
                 "how much of answer and reference is one common sequence of words (ROUGE-L F1)",
+                generated=True,
                 assumed_sd=0.25,
                 assumption="answers' changes differ by 0.25 (standard deviation)",
             ),
@@ -232,6 +233,7 @@ def _generated(name: str, description: str, assumption: str) -> Metric:
         (name, "generated"),
         lambda sums: sums[name] / sums["generated"],
         f"share of the generated {description}",
+        generated=True,
         assumed_sd=0.2**0.5,
         assumption=assumption,
     )
