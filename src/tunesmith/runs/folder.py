@@ -6,7 +6,7 @@
       events.jsonl         one line a step
       checkpoints/         see training/checkpoints.py
       model/               the result, loadable without Tunesmith
-      evaluation/          before.jsonl, after.jsonl, metrics.json, predictions.parquet
+      evaluation/          scores before and after, noise, metrics.json, predictions.parquet
       summary.json         the run in figures
       report.html
 
@@ -40,9 +40,9 @@ class RunFolder:
         self.events = path / "events.jsonl"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
+        self.task = self.model / "task.json"
         self.evaluation = path / "evaluation"
-        self.before = self.evaluation / "before.jsonl"
-        self.after = self.evaluation / "after.jsonl"
+        self.noise = self.evaluation / "noise.json"
         self.metrics = self.evaluation / "metrics.json"
         self.predictions = self.evaluation / "predictions.parquet"
         self.summary = path / "summary.json"

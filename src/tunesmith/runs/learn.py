@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from tunesmith.tasks.base import Metric
 from tunesmith.training.checkpoints import Checkpoints, Progress
 from tunesmith.training.events import Events
 from tunesmith.training.loop import Loop, Validation
-from tunesmith.training.memory import peak_bytes
+from tunesmith.training.memory import peak_bytes, resident_bytes
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ def learn(folder: RunFolder, prepared: Prepared, console: Console) -> Learnt:
         progress = _fit(folder, prepared, console)
     else:
         progress = _train(folder, prepared, console)
-    prepared.technique.finish(prepared.model)
     return Learnt(progress, peak_bytes())
 
 
@@ -112,23 +110,27 @@ def validation_figures(
 
 def _fit(folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
     """Compute the features once, and let the technique's solver fit its head on them."""
+    progress = Progress(initial_digest=prepared.engine.digest())
     began = time.perf_counter()
-    features_BD, labels_B = features(prepared, prepared.train, console)
-    seconds = time.perf_counter() - began
-    loss = prepared.technique.fit(prepared.model, features_BD, labels_B)
-    tokens = prepared.train.tokens
-    progress = Progress(step=1, tokens=tokens, examples=len(labels_B), seconds=seconds)
+    train = features(prepared, prepared.train, console)
+    held_out = prepared.validation and features(prepared, prepared.validation, console)
+    seed = prepared.recipe.training.seed
+    found = prepared.technique.fit(prepared.model, *train, held_out, seed=seed)
+    progress.step, progress.tokens = 1, prepared.train.tokens
+    progress.examples = len(prepared.train.examples)
+    progress.seconds = time.perf_counter() - began
     events = Events(folder.events)
     events.write(
         step=1,
         epoch=1.0,
-        loss=loss,
-        terms={"nll": loss},
-        tokens=tokens,
-        trained_tokens=0,
-        examples=len(labels_B),
-        seconds=seconds,
-        tokens_per_second=tokens / seconds,
+        loss=found["loss"],
+        terms={"nll": found["loss"]},
+        strength=found["strength"],
+        tokens=progress.tokens,
+        examples=progress.examples,
+        seconds=progress.seconds,
+        tokens_per_second=progress.tokens / progress.seconds,
+        memory_bytes=resident_bytes(),
     )
     events.close()
     return progress
@@ -136,16 +138,18 @@ def _fit(folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
 
 def features(prepared: Prepared, part: Part, console: Console) -> tuple[Tensor, Tensor]:
     """Return the pooled features `[B, D]` of each record, and the labels `[B]`."""
-    engine, head = prepared.engine, prepared.model.module.get_submodule("head")
+    engine = prepared.engine
     rows: list[Tensor] = []
     order: list[int] = []
     budget = prepared.recipe.evaluation.tokens_per_batch
     with console.progress("features", len(part.examples)) as bar:
         for batch in batches(part.examples, budget, engine.packed):
             hidden_TD = engine.forward(batch, Hidden).hidden_TD
-            rows.append(head.pool(hidden_TD, batch.text.cu_seqlens).float().cpu())
+            boundaries = batch.text.cu_seqlens.to(hidden_TD.device)
+            pooled = prepared.technique.features(prepared.model, hidden_TD, boundaries)
+            rows.append(pooled.float().cpu())
             order += batch.indices
             bar.advance(len(batch))
-    places = torch.from_numpy(np.argsort(order))
-    labels = torch.tensor([int(example.label or 0) for example in part.examples])  # type: ignore[arg-type]
+    places = torch.tensor(order).argsort()
+    labels = torch.tensor([example.label for example in part.examples])
     return torch.cat(rows)[places], labels

@@ -22,7 +22,7 @@ from tunesmith.data.splits import Splits, load_splits
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.optimizer import AdamWOptions
 from tunesmith.engine.precision import choose_dtype
-from tunesmith.errors import DataError, RecipeError
+from tunesmith.errors import RecipeError, suggest
 from tunesmith.models.load import load_model
 from tunesmith.models.model import Model
 from tunesmith.models.resolve import resolve
@@ -113,6 +113,22 @@ def make_objective(recipe: Recipe, task: Task) -> Objective:
             fix=f"Leave it out, or choose {task.objective!r}.",
         )
     return chosen
+
+
+def primary_metric(recipe: Recipe, task: Task) -> str:
+    """Return the metric that decides: the recipe's, or the task's own.
+
+    Raises:
+        RecipeError: the task has no metric of that name.
+    """
+    name = recipe.evaluation.metric or task.primary
+    if name not in task.metrics:
+        raise RecipeError(
+            f"The task {task.name!r} has no metric {name!r}.",
+            where="evaluation.metric",
+            fix=suggest(name, task.metrics),
+        )
+    return name
 
 
 def selects(training: TrainingOptions) -> bool:
@@ -221,12 +237,3 @@ def _with_origins(part: Part) -> Sequence[tuple[str, Encoded]]:
         return list(zip(part.data.origins, firsts, strict=True))
     return list(zip(part.data.origins, part.examples, strict=True))
 
-
-def require_records(part: Part, name: str) -> None:
-    """Refuse an empty part.
-
-    Raises:
-        DataError: there is nothing in it.
-    """
-    if not part.examples:
-        raise DataError(f"The {name} part holds no records.", fix="Give more data.")

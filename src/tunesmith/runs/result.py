@@ -1,15 +1,15 @@
 """The result of a run: saved in its ecosystem's format, then loaded from disk and compared.
 
     model/            what the technique saves: PEFT adapter, transformers model, …
-    model/tunesmith.json   the task with its options, so that the result can be used by name
+    model/task.json   the task with its options, so that the result can be used by name
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from tunesmith.console import Console
 from tunesmith.errors import RunError
-from tunesmith.models.atomic import written_aside
 from tunesmith.models.saving import verify_saved
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.prepare import Prepared
@@ -17,24 +17,26 @@ from tunesmith.runs.prepare import Prepared
 _TOLERANCE = 1e-3
 
 
-def save_result(folder: RunFolder, prepared: Prepared) -> None:
+def save_result(folder: RunFolder, prepared: Prepared, console: Console) -> None:
     """Save the fine-tuned model, and check that its own reader gives the same answers.
 
     Raises:
         RunError: what was read back differs from what was trained, or could not be written.
     """
-    if folder.model.exists():
-        return
-    with written_aside(folder.model) as aside:
-        prepared.technique.save(prepared.model, aside)
+    prepared.technique.save(prepared.model, folder.model)
     difference = verify_saved(prepared.model, folder.model, _probe_ids(prepared))
-    if not difference <= _TOLERANCE:
+    if difference is None:
+        console.warn(
+            f"{folder.model} was written, not verified: its reader is not installed"
+            " (pip install sentence-transformers)."
+        )
+    elif difference > _TOLERANCE:
         raise RunError(
             f"The saved model answers differently from the trained one (by {difference:.2g}).",
             where=str(folder.model),
             fix="Report this with the recipe; the checkpoints of the run are whole.",
         )
-    folder.write_json(folder.model / "tunesmith.json", describe(prepared))
+    folder.write_json(folder.task, describe(prepared))
 
 
 def describe(prepared: Prepared) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import InputError
-from tunesmith.models.load import load_model, load_result
+from tunesmith.models.load import load_model
 from tunesmith.models.resolve import resolve
 from tunesmith.registry import TASKS
 from tunesmith.runs.folder import RunFolder
@@ -82,7 +82,7 @@ class Run:
     @cached_property
     def task(self) -> Task:
         """The run's task, with what it found in the data; bound once an engine is made."""
-        about = self.folder.read_json(self.folder.model / "tunesmith.json")
+        about = self.folder.read_json(self.folder.task)
         options = dict(about["task"])
         kind = TASKS.get(options.pop("name"))
         task: Task = kind(kind.Options.model_validate(options))
@@ -103,12 +103,14 @@ class Run:
 
     def _tuned(self) -> Any:
         self.folder.read_json(self.folder.metrics)  # says in words that it has not finished
+        from tunesmith.models.load import load_result
+
         model = load_result(self.folder.model)
         model.module.to(_device())
         return model
 
     def _base(self) -> Any:
-        about = self.folder.read_json(self.folder.model / "tunesmith.json")
+        about = self.folder.read_json(self.folder.task)
         if self.task.head != "causal_lm":
             raise InputError(
                 "The base model has no head for this task, so there is nothing to compare with.",

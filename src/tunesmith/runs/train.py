@@ -19,10 +19,10 @@ from tunesmith.errors import InputError
 from tunesmith.evidence.report import write_report
 from tunesmith.recipes.load import load_recipe
 from tunesmith.recipes.schema import Recipe
-from tunesmith.runs.evidence import compare_run, measure_before, measure_test, probe
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.hardware import differs, hardware
-from tunesmith.runs.learn import Learnt, learn
+from tunesmith.runs.learn import learn
+from tunesmith.runs.measure import compare_run, measure_after, measure_before
 from tunesmith.runs.prepare import Prepared, prepare
 from tunesmith.runs.record import check_same_inputs, write_record
 from tunesmith.runs.result import save_result
@@ -105,11 +105,11 @@ def _finish(folder: RunFolder, prepared: Prepared, console: Console) -> Run:
     _introduce(prepared, console)
     before = measure_before(folder, prepared, console)
     learnt = learn(folder, prepared, console)
-    after = measure_test(folder.after, prepared, console, "measure after")
-    forgotten = probe(folder, prepared, console)
-    compare_run(folder, prepared, before, after, forgotten)
-    save_result(folder, prepared)
-    _write_up(folder, prepared, learnt, time.perf_counter() - began)
+    after = measure_after(folder, prepared, console)
+    compare_run(folder, prepared, before, after)
+    save_result(folder, prepared, console)
+    write_summary(folder, prepared, learnt, time.perf_counter() - began)
+    write_report(folder.path)
     return Run(folder)
 
 
@@ -127,7 +127,3 @@ def _introduce(prepared: Prepared, console: Console) -> None:
         f" {'packed' if engine.packed else 'padded'}."
     )
 
-
-def _write_up(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds: float) -> None:
-    write_summary(folder, prepared, learnt, seconds)
-    write_report(folder.path)

@@ -1,0 +1,137 @@
+"""The Python doors: `train` for a whole run, `load` and `plan` for a loop of one's own.
+
+    run = tunesmith.train("recipe.yaml"); run.verdict; run.predict(["…"])
+
+    engine, task = tunesmith.load("smollm2-135m-instruct", task="instruct", technique="lora")
+    for step in tunesmith.plan(engine, task, "train.jsonl"):
+        for batch in step:
+            engine.forward_backward(batch, step.objective, step.counts)
+        engine.optimizer_step(learning_rate=2e-4)
+
+The command line does nothing that these cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith.console import Console
+from tunesmith.data.dataset import Dataset, load_dataset
+from tunesmith.data.plan import Plan
+from tunesmith.engine.engine import Engine
+from tunesmith.objectives.base import Objective
+from tunesmith.recipes.load import parse_recipe
+from tunesmith.registry import OBJECTIVES
+from tunesmith.runs.check import CheckResult, check
+from tunesmith.runs.evaluate import Evaluation, evaluate
+from tunesmith.runs.folder import RunFolder
+from tunesmith.runs.prepare import build_engine, make_task, make_technique
+from tunesmith.runs.run import Run
+from tunesmith.runs.train import resume, train
+from tunesmith.tasks.base import Task
+
+__all__ = [
+    "CheckResult",
+    "Evaluation",
+    "Run",
+    "check",
+    "evaluate",
+    "load",
+    "objective",
+    "open_run",
+    "plan",
+    "read",
+    "resume",
+    "train",
+]
+
+Choice = str | Mapping[str, Any]
+
+
+def open_run(run: str | Path, *, runs_dir: str | Path = "runs") -> Run:
+    """Return a run that was made before, by its path or its name.
+
+    Raises:
+        InputError: there is none.
+    """
+    return Run(RunFolder.open(run, Path(runs_dir)))
+
+
+def read(source: str | Path, task: Task) -> Dataset:
+    """Read records of a file, a folder or a hub data set, in the form that `task` learns from.
+
+    Raises:
+        DataError: names the file, the line and the field that is wrong.
+    """
+    return load_dataset([str(source)], type(task).Record)
+
+
+def load(
+    model: str,
+    *,
+    task: Choice = "instruct",
+    technique: Choice = "lora",
+    data: Dataset | Sequence[Any] = (),
+    training: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> tuple[Engine, Task]:
+    """Load a model for a task, mark what learns, and return the engine and the bound task.
+
+    Args:
+        model: a name, a folder, a `.gguf` file or a hub id.
+        task, technique: a name, or `{"name": …}` with its own options.
+        data: records from which a task takes what it must know (class names).
+        training: the recipe's training options that an engine reads (precision, decay, seed …).
+
+    Raises:
+        RecipeError, ModelError: they do not go together.
+    """
+    recipe = parse_recipe(
+        {
+            "model": model,
+            "task": task,
+            "technique": technique,
+            "data": {"train": "."},
+            "training": dict(training or {}),
+        }
+    )
+    bound = make_task(recipe)
+    bound.study(data.records if isinstance(data, Dataset) else data)
+    engine = build_engine(recipe, bound, make_technique(recipe), console or Console())
+    return engine, bound
+
+
+def objective(task: Task) -> Objective:
+    """Return the objective that a task learns under."""
+    own: Objective = OBJECTIVES.get(task.objective)()
+    return own
+
+
+def plan(
+    task: Task,
+    data: Dataset | Sequence[Any],
+    *,
+    batch_size: int = 8,
+    tokens_per_batch: int = 2048,
+    epochs: float = 1.0,
+    seed: int = 0,
+) -> Plan:
+    """Encode records and lay them into optimiser steps.
+
+    Args:
+        data: what `read` returned, or records.
+        batch_size: records a step.
+        tokens_per_batch: most tokens of one micro-batch.
+    """
+    records = data.records if isinstance(data, Dataset) else data
+    origins = data.origins if isinstance(data, Dataset) else ()
+    return Plan(
+        task.encode_all(records, origins),
+        objective(task).counts,
+        batch_size=batch_size,
+        tokens_per_batch=tokens_per_batch,
+        epochs=epochs,
+        seed=seed,
+    )

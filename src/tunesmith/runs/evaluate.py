@@ -1,0 +1,88 @@
+"""`evaluate`: measure a finished run again, on its own test records or on others.
+
+The base is rebuilt as it was before training (a fresh head is drawn from the same seed) and the
+result is loaded from disk, so that what is measured is what a user of `model/` gets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.console import Console
+from tunesmith.data.dataset import Dataset, load_dataset
+from tunesmith.data.splits import load_splits
+from tunesmith.errors import DataError
+from tunesmith.evaluation.significance import Comparison, compare
+from tunesmith.recipes.load import load_recipe
+from tunesmith.recipes.schema import Recipe
+from tunesmith.runs.prepare import build_engine, make_technique, primary_metric, selects
+from tunesmith.runs.run import Run
+from tunesmith.tasks.base import ExampleScore, Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run measured again: the comparison, and the scores that it was made of."""
+
+    run: Run
+    comparison: Comparison
+    data: Dataset
+    before: list[ExampleScore]
+    after: list[ExampleScore]
+
+
+def evaluate(
+    run: Run, data: str | Path | None = None, *, console: Console | None = None
+) -> Evaluation:
+    """Compare base and result on the run's test records, or on the records of `data`.
+
+    Raises:
+        DataError: the records cannot be read or do not fit the task.
+        InputError: the run has not finished.
+    """
+    console = console or Console()
+    recipe = load_recipe(run.folder.recipe)
+    task = run.task
+    chosen = _records(recipe, task, data)
+    options = recipe.evaluation
+    tuned = run.engine("tuned")
+    base = build_engine(recipe, task, make_technique(recipe), console)
+    scores = []
+    for engine in (base, tuned):
+        task.bind(engine.model)
+        scores.append(
+            task.measure(
+                engine,
+                chosen.records,
+                task.encode_all(chosen.records, chosen.origins),
+                generate=options.generate,
+                console=console,
+                tokens_per_batch=options.tokens_per_batch,
+            )
+        )
+    comparison = compare(
+        *scores,
+        task.metrics,
+        primary_metric(recipe, task),
+        confidence=options.confidence,
+        resamples=options.resamples,
+        seed=recipe.training.seed,
+    )
+    return Evaluation(run, comparison, chosen, *scores)
+
+
+def _records(recipe: Recipe, task: Task, data: str | Path | None) -> Dataset:
+    if data is None:
+        seed = recipe.training.seed
+        return load_splits(recipe.data, type(task).Record, selects(recipe.training), seed).test
+    found = load_dataset(
+        [str(data)],
+        type(task).Record,
+        recipe.data.format,
+        None,
+        recipe.data.columns,
+    )
+    if not found.records:
+        raise DataError("There are no records to measure on.", where=str(data))
+    return found
