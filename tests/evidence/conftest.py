@@ -94,7 +94,7 @@ def made_up_examples() -> list[dict[str, Any]]:
         answered = index < 24
         right = draw.random() < 0.2
         words = record["output"].split()
-        guess = record["output"] if right else " ".join(words[: max(1, len(words) - 2)] + ["page"])
+        guess = record["output"] if right else " ".join([*words[: max(1, len(words) - 2)], "page"])
         rows.append(
             {
                 "index": index,

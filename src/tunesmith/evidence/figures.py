@@ -9,20 +9,27 @@ import math
 
 MINUS = "\u2212"
 NONE = "–"
+_SPELT = {"rouge_l": "ROUGE-L", "macro_f1": "macro-F1", "lora": "LoRA", "bleu": "BLEU"}
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Write a figure with four significant digits, at most four of them after the point."""
+    r"""Write a figure: four significant digits from 1 on, three decimals below, two digits at least.
+
+    >>> number(1234.5), number(18.204), number(-0.0833), number(0.00042), number(0.0)
+    ('1,234', '18.20', '\u22120.083', '0.00042', '0')
+    """
     if value is None or not math.isfinite(value):
         return NONE
+    if value == 0:
+        return "0"
     magnitude = abs(value)
-    whole_digits = len(str(int(magnitude))) if magnitude >= 1 else 0
-    text = f"{magnitude:,.{max(0, min(4, 4 - whole_digits))}f}"
-    if magnitude and not text.strip("0.,"):
-        text = f"{magnitude:.1e}"
-    if text.strip("0.,") == "":
-        return text
+    text = f"{magnitude:,.{_decimals(magnitude)}f}" if magnitude >= 1e-6 else f"{magnitude:.1e}"
     return (MINUS if value < 0 else "+" if signed else "") + text
+
+
+def _decimals(magnitude: float) -> int:
+    exponent = math.floor(math.log10(magnitude))
+    return max(0, 3 - exponent) if exponent >= 0 else max(3, 1 - exponent)
 
 
 def interval(bounds: tuple[float | None, float | None]) -> str:
@@ -81,5 +88,5 @@ def duration(seconds: float) -> str:
 
 
 def label(name: str) -> str:
-    """Write the name of a metric as words: `log_likelihood` becomes `log likelihood`."""
-    return name.replace("_", " ")
+    """Write the name of a metric or a member as words: `log_likelihood` is `log likelihood`."""
+    return _SPELT.get(name, name.replace("_", " "))

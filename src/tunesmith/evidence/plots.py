@@ -107,12 +107,13 @@ def interval(
     low, high = bounds
     outside = not low <= 0 <= high
     colour = _SERIES if not outside else _BETTER if (low > 0) == better_is_up else _WORSE
-    with _figure(name, 6.4, 0.85) as (figure, axes):
+    with _figure(name, 4.8, 0.8) as (figure, axes):
         axes.grid(visible=False)
         axes.axvline(0, color=_TEXT, linewidth=1)
         axes.plot([low, high], [0, 0], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
         axes.plot([difference], [0], marker="o", markersize=8, color=colour)
         axes.set_yticks([])
+        axes.xaxis.get_major_locator().set_params(nbins=6)
         axes.spines["left"].set_visible(False)
         reach = max(abs(low), abs(high), abs(difference)) or 1.0
         axes.set_xlim(
@@ -125,14 +126,14 @@ def interval(
 def changes(name: str, title: str, improvements: Sequence[float]) -> str:
     """Draw how much each record changed, from the worst to the best."""
     ordered = sorted(improvements)
-    with _figure(name, 6.4, 1.7) as (figure, axes):
+    with _figure(name, 4.8, 1.6) as (figure, axes):
         colours = [_BETTER if value > 0 else _WORSE for value in ordered]
         axes.vlines(
             range(len(ordered)),
             0,
             ordered,
             colors=colours,
-            linewidth=max(0.6, min(6.0, 340 / max(1, len(ordered)))),
+            linewidth=max(0.6, min(6.0, 250 / max(1, len(ordered)))),
         )
         axes.axhline(0, color=_TEXT, linewidth=0.8)
         axes.set_xticks([])

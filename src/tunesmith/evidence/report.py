@@ -21,7 +21,7 @@ from tunesmith.errors import RunError
 from tunesmith.evidence import figures, plots
 from tunesmith.evidence.advice import advise
 from tunesmith.evidence.files import Evidence, Example, Metrics, Summary, read_evidence
-from tunesmith.evidence.verdict import HEADLINES, state
+from tunesmith.evidence.verdict import state
 
 SHOWN_EXAMPLES = 10
 FILE_NAME = "report.html"
@@ -118,7 +118,7 @@ def _rows(metrics: Metrics) -> list[Row]:
                 interval=figures.interval(row.interval),
                 p_value=figures.probability(p_value),
                 records=figures.count(row.n),
-                judgement=HEADLINES[verdict].lower(),
+                judgement=verdict,
                 verdict=verdict.replace(" ", "-"),
                 deciding=deciding,
             )

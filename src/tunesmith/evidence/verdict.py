@@ -129,8 +129,8 @@ def _forgotten(probe: Probe) -> str:
     if abs(change) < UNCHANGED_PERPLEXITY:
         return text + " Hardly anything was forgotten there."
     if change > 0:
-        return text + " That much worse it now predicts text of other kinds."
-    return text + " It predicts text of other kinds no worse than before."
+        return text + " It predicts general text that much worse than before."
+    return text + " It predicts general text no worse than before."
 
 
 def _beside(metrics: Metrics) -> str:

@@ -1,0 +1,108 @@
+"""The verdict in words."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from tests.evidence.conftest import METRICS
+
+from tunesmith.evidence.files import MetricRow, Metrics
+from tunesmith.evidence.verdict import Statement, state
+
+
+def statement(**changes: Any) -> Statement:
+    """Put made-up metrics into words; `row` changes the deciding metric."""
+    content = copy.deepcopy(METRICS)
+    content["metrics"]["log_likelihood"].update(changes.pop("row", {}))
+    content.update(changes)
+    return state(Metrics.model_validate(content))
+
+
+def remark(said: Statement, title: str) -> str:
+    return next(remark.text for remark in said.remarks if remark.title == title)
+
+
+def test_the_lead_says_what_was_measured_on_how_many_and_how_it_moved() -> None:
+    lead = statement().lead
+    assert "160 test records" in lead
+    assert "log likelihood rose from −3.214 to −1.628 nats per token" in lead
+
+
+def test_a_metric_where_less_is_better_says_so() -> None:
+    assert (
+        "(lower is better) fell from"
+        in statement(row={"before": 2.0, "after": 1.0, "higher_is_better": False}).lead
+    )
+
+
+def test_an_unchanged_metric_is_said_to_be_unchanged() -> None:
+    assert "stayed at exactly −3.214" in statement(row={"after": -3.214}).lead
+
+
+def test_the_interval_comes_with_what_it_means() -> None:
+    assert "Zero lies outside" in remark(statement(), "How sure")
+    inside = statement(verdict="no evidence", row={"interval": [-0.02, 0.05]})
+    assert "Zero lies inside" in remark(inside, "How sure")
+
+
+def test_no_evidence_is_not_sold_as_proof_of_no_change() -> None:
+    said = statement(verdict="no evidence", row={"interval": [-0.02, 0.05], "detectable": 0.07})
+    assert said.headline == "No evidence of a change"
+    text = remark(said, "What this test could show")
+    assert "0.070 would be found four times in five" in text
+    assert "no proof that nothing changed" in text
+    assert "−0.020 to +0.050" in text
+
+
+def test_worse_is_said_plainly() -> None:
+    said = statement(verdict="worse", row={"after": -3.9, "interval": [-0.8, -0.5]})
+    assert said.headline == "Worse"
+    assert "fell from −3.214 to −3.900" in said.lead
+
+
+def test_a_difference_within_the_noise_of_the_instrument_is_named() -> None:
+    noise = {"metric": "log_likelihood", "difference": 0.01, "records": 40}
+    said = statement(noise=noise, row={"difference": 0.005})
+    assert "read nothing into it" in remark(said, "The instrument itself")
+    said = statement(noise=noise, row={"difference": 0.5})
+    assert "read nothing into it" not in remark(said, "The instrument itself")
+
+
+def test_forgetting_is_given_as_a_share() -> None:
+    probe = {"name": "general text", "before": 20.0, "after": 23.0, "tokens": 5000}
+    text = remark(statement(probe=probe), "What was forgotten")
+    assert "+15.0%" in text
+    assert "worse than before" in text
+
+
+def test_a_probe_that_hardly_moved_says_so() -> None:
+    probe = {"name": "general text", "before": 20.0, "after": 20.1, "tokens": 5000}
+    assert "Hardly anything" in remark(statement(probe=probe), "What was forgotten")
+
+
+def test_metrics_of_generation_stand_beside_a_likelihood() -> None:
+    text = remark(statement(), "Beside it")
+    assert "no evidence of a change: exact match 0 → 0.083 on 24 records" in text
+    assert "may have learnt their form and little more" in text
+
+
+def test_without_generation_nothing_is_said_of_it() -> None:
+    content = copy.deepcopy(METRICS)
+    content["metrics"] = {
+        name: row for name, row in content["metrics"].items() if not row["generated"]
+    }
+    said = state(Metrics.model_validate(content))
+    assert "their form" not in remark(said, "Beside it")
+
+
+def test_a_missing_interval_supports_nothing() -> None:
+    assert "nothing can be said" in remark(statement(row={"interval": [None, None]}), "How sure")
+
+
+def test_a_row_is_judged_by_its_interval_direction_and_corrected_p_value() -> None:
+    row = MetricRow(difference=0.2, interval=(0.1, 0.3), p_holm=0.01)
+    assert row.judge(0.95) == "improved"
+    assert row.model_copy(update={"higher_is_better": False}).judge(0.95) == "worse"
+    assert row.model_copy(update={"p_holm": 0.2}).judge(0.95) == "no evidence"
+    assert row.model_copy(update={"interval": (-0.1, 0.3)}).judge(0.95) == "no evidence"
