@@ -251,7 +251,7 @@ def _check_header(path: Path, header: Sequence[str], separator: str) -> None:
 
 
 def _read_parquet(path: Path) -> Raw:
-    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow
     from pyarrow import parquet
 
     try:
