@@ -136,6 +136,7 @@ def _row(before: float, after: float, interval: tuple[float, float], **more: Any
         "description": "",
         "higher_is_better": True,
         "generated": False,
+        "better": True,
         **more,
     }
 
@@ -170,6 +171,7 @@ METRICS: dict[str, Any] = {
             generated=True,
             p_value=0.25,
             p_holm=0.5,
+            better=None,
             detectable=0.26,
             description="share of the generated answers that equal the reference",
         ),
@@ -194,11 +196,13 @@ METRICS: dict[str, Any] = {
     },
     "noise": {"metric": "log_likelihood", "difference": 0.0, "records": 41},
     "probe": {
-        "name": "general English text",
+        "name": "encyclopaedia",
         "before": 21.43,
         "after": 22.07,
         "tokens": 6120,
         "unit": "perplexity",
+        "interval": [0.51, 0.77],
+        "worse": True,
     },
 }
 

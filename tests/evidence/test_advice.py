@@ -25,7 +25,7 @@ def advice(fake_run: Build, **changes: Any) -> str:
 
 
 def test_a_run_that_went_well_and_levelled_off_gets_no_advice(fake_run: Build) -> None:
-    exact_match = {"interval": [0.04, 0.2], "p_holm": 0.01}
+    exact_match = {"interval": [0.04, 0.2], "better": True}
     events = with_validation([2.0, 1.7, 1.695])
     assert not advice(fake_run, events=events, metrics={"metrics": {"exact_match": exact_match}})
 
@@ -63,7 +63,7 @@ def test_identical_metrics_mean_that_nothing_moved(fake_run: Build) -> None:
 
 
 def test_likelihood_without_right_answers_is_called_form(fake_run: Build) -> None:
-    rouge = {"interval": [-0.1, 0.3], "p_holm": 0.4}
+    rouge = {"interval": [-0.1, 0.3], "better": None}
     said = advice(fake_run, metrics={"metrics": {"rouge_l": rouge}})
     assert "not which are right" in said
 

@@ -70,15 +70,26 @@ def test_a_difference_within_the_noise_of_the_instrument_is_named() -> None:
 
 
 def test_forgetting_is_given_as_a_share() -> None:
-    probe = {"name": "general text", "before": 20.0, "after": 23.0, "tokens": 5000}
+    probe = {"name": "p", "before": 20.0, "after": 23.0, "tokens": 5000, "worse": True}
     text = remark(statement(probe=probe), "What was forgotten")
     assert "+15.0%" in text
-    assert "worse than before" in text
+    assert "that much worse than before" in text
 
 
-def test_a_probe_that_hardly_moved_says_so() -> None:
-    probe = {"name": "general text", "before": 20.0, "after": 20.1, "tokens": 5000}
-    assert "Hardly anything" in remark(statement(probe=probe), "What was forgotten")
+def test_forgetting_without_evidence_is_called_so() -> None:
+    probe = {"name": "p", "before": 20.0, "after": 20.1, "tokens": 5000, "worse": False}
+    text = remark(statement(probe=probe), "What was forgotten")
+    assert "no evidence that general text became harder" in text
+
+
+def test_a_model_that_cannot_be_probed_says_why() -> None:
+    said = statement(probe=None, probe_refusal="It has no layer over the vocabulary.")
+    assert remark(said, "What was forgotten").endswith("It has no layer over the vocabulary.")
+
+
+def test_cautions_of_the_comparison_are_passed_on() -> None:
+    said = statement(cautions=["exact_match: 2 of 24 records changed."])
+    assert remark(said, "With care") == "exact_match: 2 of 24 records changed."
 
 
 def test_metrics_of_generation_stand_beside_a_likelihood() -> None:
@@ -100,9 +111,7 @@ def test_a_missing_interval_supports_nothing() -> None:
     assert "nothing can be said" in remark(statement(row={"interval": [None, None]}), "How sure")
 
 
-def test_a_row_is_judged_by_its_interval_direction_and_corrected_p_value() -> None:
-    row = MetricRow(difference=0.2, interval=(0.1, 0.3), p_holm=0.01)
-    assert row.judge(0.95) == "improved"
-    assert row.model_copy(update={"higher_is_better": False}).judge(0.95) == "worse"
-    assert row.model_copy(update={"p_holm": 0.2}).judge(0.95) == "no evidence"
-    assert row.model_copy(update={"interval": (-0.1, 0.3)}).judge(0.95) == "no evidence"
+def test_a_row_says_what_the_comparison_found() -> None:
+    assert MetricRow(better=True).verdict == "improved"
+    assert MetricRow(better=False).verdict == "worse"
+    assert MetricRow(better=None).verdict == "no evidence"

@@ -165,6 +165,7 @@ def _row(row: MetricComparison) -> dict[str, Any]:
         "unit": row.metric.unit,
         "description": row.metric.description,
         "higher_is_better": row.metric.higher_is_better,
+        "generated": row.metric.generated,
     }
 
 

@@ -94,7 +94,7 @@ def _form_only(evidence: Evidence) -> str | None:
     if metrics.verdict != "improved" or metrics.deciding.generated or not generated:
         return None
     right = {name: row for name, row in generated.items() if name in ("exact_match", "rouge_l")}
-    if not right or any(row.judge(metrics.confidence) == "improved" for row in right.values()):
+    if not right or any(row.better for row in right.values()):
         return None
     figures = " and ".join(
         f"{label(name)} ({number(row.before)} → {number(row.after)}, {count(row.n)} records)"
@@ -112,7 +112,7 @@ def _forgetting(evidence: Evidence) -> str | None:
     if probe is None or not probe.before or probe.after is None:
         return None
     change = probe.after / probe.before - 1
-    if change < MUCH_FORGOTTEN:
+    if change < MUCH_FORGOTTEN or probe.worse is False:
         return None
     return (
         f"{probe.unit.capitalize()} on {probe.name} rose by {share(change)}. If the model is to"

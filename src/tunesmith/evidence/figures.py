@@ -13,7 +13,7 @@ _SPELT = {"rouge_l": "ROUGE-L", "macro_f1": "macro-F1", "lora": "LoRA", "bleu": 
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    r"""Write a figure: four significant digits from 1 on, three decimals below, two digits at least.
+    r"""Write a figure: four significant digits from 1 on, below three decimals or two digits.
 
     >>> number(1234.5), number(18.204), number(-0.0833), number(0.00042), number(0.0)
     ('1,234', '18.20', '\u22120.083', '0.00042', '0')

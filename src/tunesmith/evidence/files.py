@@ -27,7 +27,8 @@ class MetricRow(BaseModel):
     """One metric before and after, on the records where both were measured.
 
     `difference` is after minus before, whichever direction is better; `detectable` is the smallest
-    true difference that a test of this size would show four times in five.
+    true difference that a test of this size would show four times in five; `better` says whether
+    there is evidence of a change for better or worse, corrected for looking at several metrics.
     """
 
     before: float | None = None
@@ -42,22 +43,14 @@ class MetricRow(BaseModel):
     description: str = ""
     higher_is_better: bool = True
     generated: bool = False
+    better: bool | None = None
 
     @property
-    def improvement(self) -> float | None:
-        """The difference with its sign turned so that more is better."""
-        if self.difference is None:
-            return None
-        return self.difference if self.higher_is_better else -self.difference
-
-    def judge(self, confidence: float) -> Verdict:
-        """Say what this row shows, after the correction for having looked at several metrics."""
-        low, high = self.interval
-        if self.improvement is None or low is None or high is None or low <= 0 <= high:
+    def verdict(self) -> Verdict:
+        """What this row alone shows."""
+        if self.better is None:
             return "no evidence"
-        if self.p_holm is not None and self.p_holm > 1 - confidence:
-            return "no evidence"
-        return "improved" if self.improvement > 0 else "worse"
+        return "improved" if self.better else "worse"
 
 
 class Noise(BaseModel):
@@ -76,6 +69,8 @@ class Probe(BaseModel):
     after: float | None = None
     tokens: int = 0
     unit: str = "perplexity"
+    interval: Interval = (None, None)
+    worse: bool | None = None
 
 
 class Metrics(BaseModel):
@@ -87,8 +82,10 @@ class Metrics(BaseModel):
     confidence: float = 0.95
     resamples: int = 0
     metrics: dict[str, MetricRow]
+    cautions: list[str] = []
     noise: Noise | None = None
     probe: Probe | None = None
+    probe_refusal: str | None = None
 
     @property
     def deciding(self) -> MetricRow:

@@ -2,8 +2,8 @@
 
 In: the files of a run directory, and nothing else. Out: a page without scripts and without
 requests, light or dark as the reader's machine is, readable on a phone. All text of records and
-recipes is escaped by the template engine. Words come from `verdict.py` and `advice.py`, drawings from
-`plots.py`; what is here is the choice of what to show.
+recipes is escaped by the template engine. Words come from `verdict.py` and `advice.py`, drawings
+from `plots.py`; what is here is the choice of what to show.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _rows(metrics: Metrics) -> list[Row]:
     for name in order:
         row = metrics.metrics[name]
         deciding = name == metrics.primary
-        verdict = metrics.verdict if deciding else row.judge(metrics.confidence)
+        verdict = metrics.verdict if deciding else row.verdict
         p_value = row.p_value if deciding else row.p_holm
         rows.append(
             Row(

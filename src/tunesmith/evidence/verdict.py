@@ -16,7 +16,6 @@ HEADLINES = {
     "no evidence": "No evidence of a change",
     "worse": "Worse",
 }
-UNCHANGED_PERPLEXITY = 0.01
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,12 @@ def state(metrics: Metrics) -> Statement:
         remarks.append(Remark("The instrument itself", _noise(metrics.noise, row)))
     if metrics.probe is not None:
         remarks.append(Remark("What was forgotten", _forgotten(metrics.probe)))
+    elif metrics.probe_refusal:
+        remarks.append(Remark("What was forgotten", f"Not measured. {metrics.probe_refusal}"))
     if metrics.beside:
         remarks.append(Remark("Beside it", _beside(metrics)))
+    if metrics.cautions:
+        remarks.append(Remark("With care", " ".join(metrics.cautions)))
     return Statement(metrics.verdict, HEADLINES[metrics.verdict], _lead(metrics), remarks)
 
 
@@ -122,22 +125,22 @@ def _forgotten(probe: Probe) -> str:
         return f"{_capital(probe.unit)} on {probe.name} was not measured."
     change = probe.after / probe.before - 1
     text = (
-        f"{_capital(probe.unit)} on {probe.name} ({count(probe.tokens)} tokens, not part of the"
-        f" data) went from {number(probe.before)} to {number(probe.after)}"
+        f"{_capital(probe.unit)} on general text ({probe.name}, {count(probe.tokens)} tokens, not"
+        f" part of the data) went from {number(probe.before)} to {number(probe.after)}"
         f" ({share(change, signed=True)})."
     )
-    if abs(change) < UNCHANGED_PERPLEXITY:
-        return text + " Hardly anything was forgotten there."
+    if probe.worse is False:
+        return text + " There is no evidence that general text became harder for it."
     if change > 0:
         return text + " It predicts general text that much worse than before."
-    return text + " It predicts general text no worse than before."
+    return text
 
 
 def _beside(metrics: Metrics) -> str:
     """Say of the other metrics which way they went, corrected for being several."""
     found: dict[str, list[str]] = {"improved": [], "worse": [], "no evidence": []}
     for name, row in metrics.beside.items():
-        found[row.judge(metrics.confidence)].append(_named(name, row, metrics.deciding))
+        found[row.verdict].append(_named(name, row, metrics.deciding))
     said = [
         f"{title}: {', '.join(names)}"
         for title, names in zip(
