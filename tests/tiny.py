@@ -29,6 +29,7 @@ from transformers import (
 from tunesmith.models.anatomy import study
 from tunesmith.models.heads import FeatureHead, FeatureModel
 from tunesmith.models.model import Model
+from tunesmith.models.quiet import quiet
 from tunesmith.models.resolve import Resolved
 from tunesmith.models.seeded import seeded
 
@@ -126,7 +127,7 @@ def tiny_config(family: str, *, dropout: float = 0.0, **changes: Any) -> Any:
     if family == "distilbert":
         fields = {k: v for k, v in fields.items() if k not in ("hidden_size", *depth)}
     name = {"gemma3": "gemma3_text"}.get(family, family)
-    config = AutoConfig.for_model(name, **fields, **changes)
+    config = AutoConfig.for_model(name, **{**fields, **changes})
     for field in list(config.to_dict()):
         if "drop" in field and isinstance(getattr(config, field), float | int):
             setattr(config, field, dropout)
@@ -195,6 +196,7 @@ def tiny_model_folder(tmp_path: Path, family: str = "llama", seed: int = 0, **op
                               **options)  # fmt: skip
     module = module.body if isinstance(module, FeatureModel) else module
     module.config.use_cache = True
-    module.save_pretrained(folder)
+    with quiet():
+        module.save_pretrained(folder)
     tiny_tokenizer(family in ENCODERS).save_pretrained(folder)
     return folder

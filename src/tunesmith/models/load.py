@@ -2,20 +2,22 @@
 
     Resolved ──kind fits the head?──> transformers loads ──all weights there and finite?──> Model
 
-A new classification head is drawn inside `seeded`, so that it depends on the seed alone. Every
-pre-trained weight must have been found and be finite; what transformers would warn of is an error
-here. A module comes in eval mode, without key/value cache, in the precision asked for. It knows
-no task, technique or recipe; whether documents can be packed is probed by the engine.
+A new classification head is drawn inside `seeded`, so that it depends on the seed alone. A module
+comes in eval mode, without key/value cache, in the precision asked for. `load_result` does the
+same for a result that `saving.py` wrote. It knows no task, technique or recipe; whether documents
+can be packed is probed by the engine.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -23,13 +25,16 @@ from transformers import (
     AutoTokenizer,
 )
 
+from tunesmith.console import Console
 from tunesmith.errors import ModelError
+from tunesmith.models import soundness
 from tunesmith.models.anatomy import study
-from tunesmith.models.heads import FeatureHead, FeatureModel, Pooling, pool_documents
+from tunesmith.models.heads import FeatureHead, FeatureModel, Pooling
 from tunesmith.models.kinds import ENCODER, check_fit
 from tunesmith.models.model import Model
+from tunesmith.models.notes import Notes, read_notes
 from tunesmith.models.quiet import quiet
-from tunesmith.models.resolve import Resolved
+from tunesmith.models.resolve import Resolved, of_folder, resolve
 from tunesmith.models.seeded import seeded
 
 _CLASSES: dict[str, Any] = {
@@ -52,7 +57,7 @@ def load_model(
     Args:
         head: `causal_lm`, `classification` (one logit a label), or `features` (one vector of a
             document, and a linear map of it to the labels that starts at zero).
-        labels: names of the classes, in order of their index.
+        labels: names of the classes, in order of their index; at least two for the latter two.
         dtype: precision of the weights.
         seed: from which a new head is drawn.
 
@@ -61,29 +66,54 @@ def load_model(
     """
     config = read_config(source)
     kind = check_fit(source.name, config, head)
+    soundness.check_unquantised(source, config)
     tokenizer = load_tokenizer(source)
-    module, missing = _load_module(source, head, labels, dtype, seed)
+    module, report = _load_module(source, head, labels, dtype, seed)
+    anatomy = study(module)
+    missing = {*report["missing_keys"], *(item[0] for item in report["mismatched_keys"])}
+    poolers = () if anatomy.pooler is None else (anatomy.pooler,)
+    soundness.check_complete(source, missing, {*anatomy.head, *poolers})
+    soundness.check_no_surplus(source, anatomy, report["unexpected_keys"])
+    soundness.check_finite(source, module)
+    module.config.use_cache = False
     if head == "features":
-        pooling: Pooling = "mean" if kind == ENCODER else "last"
-        outputs = FeatureHead(module.config.get_text_config().hidden_size, len(labels), pooling)
         module.config.id2label, module.config.label2id = _label_maps(labels)
+        outputs = FeatureHead(anatomy.hidden_size, len(labels), _pooling(source, kind))
         module = FeatureModel(module, outputs)
-    model = Model(module, tokenizer, study(module), source)
-    fresh = {*model.anatomy.head, *_texts(model.anatomy.pooler)} - {
-        "",
-        *_texts(model.anatomy.output),
-    }
-    _check_complete(source, missing, fresh if head != "causal_lm" else set())
+        anatomy = study(module)
+    model = Model(module.eval(), tokenizer, anatomy, source)
+    soundness.check_vocabulary(model)
+    if head != "causal_lm":
+        _give_padding(model)
     if head == "classification":
         if not _keeps_head(config, labels):
             _draw_head(model, seed)
-        _give_padding(model)
-    _check_finite(source, module)
-    _check_vocabulary(model)
-    module.config.use_cache = False
-    module.eval()
-    if head == "classification":
-        _check_head(model)
+        soundness.check_head(model)
+    return model
+
+
+def load_result(
+    folder: Path, *, dtype: torch.dtype = torch.float32, console: Console | None = None
+) -> Model:
+    """Load the result of a run: full weights, an adapter on its base, or a repurposed encoder.
+
+    Args:
+        folder: what a technique's `save` wrote.
+        console: where to say that an adapter's base is being fetched.
+
+    Raises:
+        ModelError: it is no such folder, or the adapter's base is missing or other weights.
+    """
+    notes = read_notes(folder)
+    if notes.saved_as == "adapter":
+        return _load_adapter(folder, notes, dtype, console)
+    source = of_folder(folder, notes.base.name, "folder")
+    model = load_model(source, head=notes.head, labels=notes.labels, dtype=dtype)
+    if notes.saved_as == "features":
+        assert isinstance(model.module, FeatureModel)
+        weights = load_file(folder / "2_Dense" / "model.safetensors")
+        linear = {key.removeprefix("linear."): tensor for key, tensor in weights.items()}
+        model.module.head.linear.load_state_dict(linear)
     return model
 
 
@@ -91,11 +121,13 @@ def read_config(source: Resolved) -> dict[str, Any]:
     """Return the model's `config.json`.
 
     Raises:
-        ModelError: it is not JSON.
+        ModelError: it cannot be read.
     """
     file = source.path / "config.json"
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
         raise ModelError(
             f"The model's configuration cannot be read: {error}",
@@ -111,13 +143,17 @@ def load_tokenizer(source: Resolved) -> Any:
     Raises:
         ModelError: there is none, or it cannot be read.
     """
+    return _tokenizer_at(source.path, source.name)
+
+
+def _tokenizer_at(folder: Path, name: str) -> Any:
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(source.path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # readers of damaged files raise whatever they like
         raise ModelError(
-            f"The tokenizer of {source.name} cannot be read: {_first_line(error)}",
-            where=str(source.path),
+            f"The tokenizer of {name} cannot be read: {_first_line(error)}",
+            where=str(folder),
             fix="The folder needs the tokenizer's files (tokenizer.json, tokenizer_config.json) "
             "beside the weights.",
         ) from error
@@ -125,8 +161,8 @@ def load_tokenizer(source: Resolved) -> Any:
 
 def _load_module(
     source: Resolved, head: str, labels: Sequence[str], dtype: torch.dtype, seed: int
-) -> tuple[Any, set[str]]:
-    """Return the module and the names of the parameters that the files do not hold."""
+) -> tuple[Any, dict[str, Any]]:
+    """Return the module, and transformers' report of which keys it missed."""
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
     if head == "classification":
         id2label, label2id = _label_maps(labels)
@@ -148,46 +184,76 @@ def _load_module(
             where=str(source.path),
             fix="Fetch or save the model again; a model that brings its own code is not run.",
         ) from error
-    mismatched = {item[0] for item in report["mismatched_keys"]}
-    _check_layers(source, module, report["unexpected_keys"])
-    return module, set(report["missing_keys"]) | mismatched
+    return module, report
+
+
+def _load_adapter(folder: Path, notes: Notes, dtype: torch.dtype, console: Console | None) -> Model:
+    from peft import PeftModel
+
+    model = load_model(
+        _base(folder, notes, console), head=notes.head, labels=notes.labels, dtype=dtype
+    )
+    try:
+        with quiet():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            model.peft = PeftModel.from_pretrained(model.module, folder)
+    except Exception as error:  # readers of damaged files raise whatever they like
+        raise ModelError(
+            f"The adapter cannot be loaded: {_first_line(error)}",
+            where=str(folder),
+            fix="Take it from the run again.",
+        ) from error
+    maps_up = [p for name, p in model.module.named_parameters() if ".lora_B." in name]
+    if not any(bool(parameter.any()) for parameter in maps_up):
+        raise ModelError(
+            "The adapter changes nothing: all that it adds is zero.",
+            where=str(folder),
+            fix="Train it for longer, or with a higher learning rate.",
+        )
+    model.tokenizer = _tokenizer_at(folder, str(folder))
+    model.module.eval()
+    return model
+
+
+def _base(folder: Path, notes: Notes, console: Console | None) -> Resolved:
+    """Return the base of an adapter: where it was, or found again by its name."""
+    if notes.base.path is not None and (Path(notes.base.path) / "config.json").is_file():
+        base = of_folder(Path(notes.base.path), notes.base.name, "folder", notes.base.revision)
+    else:
+        base = resolve(notes.base.name, console)
+    if base.fingerprint != notes.base.fingerprint:
+        raise ModelError(
+            f"The adapter was trained on other weights of {notes.base.name} than those here: "
+            f"their fingerprints are {notes.base.fingerprint[:12]} and {base.fingerprint[:12]}.",
+            where=str(folder),
+            fix=f"Put the original weights back in {base.path}, or train again on these.",
+        )
+    return base
 
 
 def _label_maps(labels: Sequence[str]) -> tuple[dict[int, str], dict[str, int]]:
     return dict(enumerate(labels)), {label: index for index, label in enumerate(labels)}
 
 
-def _check_complete(source: Resolved, missing: set[str], fresh: set[str]) -> None:
-    lost = sorted(k for k in missing if not any(k.startswith(f"{part}.") for part in fresh))
-    if lost:
-        raise ModelError(
-            f"{len(lost)} weights of {source.name} are missing or of another shape than its "
-            f"configuration says, such as {lost[0]}.",
-            where=str(source.path),
-            fix="Fetch or save the model again.",
-        )
-
-
-def _check_layers(source: Resolved, module: Any, unexpected: Iterable[str]) -> None:
-    """Weights of layers that the configuration does not have mean that the two do not belong."""
-    list_name = study(module).layers[0].name.rsplit(".", 1)[0]
-    tail = list_name.split(".", 1)[-1]
-    surplus = sorted(key for key in unexpected if f"{tail}." in f".{key}" and _numbered(key, tail))
-    counted = len(study(module).layers)
-    beyond = [key for key in surplus if _numbered(key, tail) > counted]
-    if beyond:
-        raise ModelError(
-            f"The weights of {source.name} hold more layers than its configuration, which says "
-            f"{counted}: {beyond[0]}, for example.",
-            where=str(source.path),
-            fix="Fetch or save the model again.",
-        )
-
-
-def _numbered(key: str, list_name: str) -> int:
-    """Return 1 + the layer's number in `key`, or 0 where it names none."""
-    number = key.partition(f"{list_name}.")[2].split(".")[0]
-    return int(number) + 1 if number.isdigit() else 0
+def _pooling(source: Resolved, kind: str) -> Pooling:
+    """How this model was made to be pooled, else what its kind suggests."""
+    known: dict[str, Pooling] = {
+        "mean_tokens": "mean",
+        "mean": "mean",
+        "cls_token": "cls",
+        "cls": "cls",
+        "lasttoken": "last",
+    }
+    try:
+        text = (source.path / "1_Pooling" / "config.json").read_text(encoding="utf-8")
+        stated = json.loads(text)
+        modes = [key.removeprefix("pooling_mode_") for key, on in stated.items() if on is True]
+        for mode in [stated.get("pooling_mode"), *modes]:
+            if mode in known:
+                return known[mode]
+    except (OSError, ValueError, AttributeError):
+        pass  # most models come without this file
+    return "mean" if kind == ENCODER else "last"
 
 
 def _keeps_head(config: dict[str, Any], labels: Sequence[str]) -> bool:
@@ -206,55 +272,19 @@ def _draw_head(model: Model, seed: int) -> None:
         for name in model.anatomy.head:
             for part in module.get_submodule(name).modules():
                 for parameter in part.parameters(recurse=False):
+                    # transformers leaves alone what carries this mark: what came from files
                     parameter._is_hf_initialized = False
                 module._init_weights(part)
 
 
 def _give_padding(model: Model) -> None:
     """Name a padding token where there is none: packing needs none, other readers do."""
-    config: Any = model.module.config
+    module: Any = model.module
+    config = module.config.get_text_config()
     if model.tokenizer.pad_token_id is None:
         model.tokenizer.pad_token = model.tokenizer.eos_token
-    if config.get_text_config().pad_token_id is None:
-        config.get_text_config().pad_token_id = model.tokenizer.pad_token_id
-
-
-def _check_finite(source: Resolved, module: nn.Module) -> None:
-    for name, parameter in module.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise ModelError(
-                f"The weights of {source.name} are not all finite numbers: {name}.",
-                where=str(source.path),
-                fix="Fetch the model again, or choose another precision or model.",
-            )
-
-
-def _check_vocabulary(model: Model) -> None:
-    if len(model.tokenizer) > model.anatomy.vocab_size:
-        raise ModelError(
-            f"The tokenizer of {model.source.name} has {len(model.tokenizer)} tokens, the model "
-            f"only {model.anatomy.vocab_size}.",
-            where=str(model.source.path),
-            fix="Tokenizer and weights do not belong together: fetch or save them again.",
-        )
-
-
-def _check_head(model: Model) -> None:
-    """Compare our pooling with the family's own on one document."""
-    ids = torch.arange(5).remainder(model.anatomy.vocab_size)[None] + 3
-    with torch.no_grad():
-        stock_1C = model.module(input_ids=ids).logits.float()
-        hidden_TD = model.body(input_ids=ids)[0][0]
-        ours_1C = pool_documents(model, hidden_TD, torch.tensor([0, ids.shape[1]]))
-    if not torch.allclose(stock_1C, ours_1C, rtol=2e-2, atol=2e-2):
-        raise ModelError(
-            f"The classification head of the family {model.anatomy.family} is not known here.",
-            fix="Choose another encoder, such as minilm-l6, or a decoder.",
-        )
-
-
-def _texts(name: str | None) -> tuple[str, ...]:
-    return () if name is None else (name,)
+    if config.pad_token_id is None:
+        config.pad_token_id = model.tokenizer.pad_token_id
 
 
 def _first_line(error: BaseException) -> str:

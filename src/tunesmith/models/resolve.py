@@ -41,6 +41,14 @@ class Resolved:
     fingerprint: str
     revision: str | None = None
 
+    @property
+    def reference(self) -> tuple[str, str | None]:
+        """What other readers find it by: its id and commit on the hub, or its folder here."""
+        if self.origin in ("hub", "hub-cache"):
+            entry = catalogue.find(self.name)
+            return (entry.hub if entry and entry.hub else self.name), self.revision
+        return str(self.path), None
+
 
 @dataclass(frozen=True)
 class Listed:

@@ -11,12 +11,13 @@ from. It is filled aside and renamed. `verify_saved` loads it with the reader th
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -26,9 +27,10 @@ from tunesmith.errors import RunError
 from tunesmith.models.atomic import written_aside
 from tunesmith.models.heads import FeatureModel
 from tunesmith.models.model import Model
+from tunesmith.models.notes import Base, Notes, write_notes
 from tunesmith.models.quiet import quiet
 
-NOTES = "tunesmith.json"
+SavedAs = Literal["full", "adapter", "features"]
 
 
 def set_stop_tokens(model: Model, stop_ids: Sequence[int]) -> None:
@@ -46,13 +48,19 @@ def set_stop_tokens(model: Model, stop_ids: Sequence[int]) -> None:
 def save_full(model: Model, folder: Path) -> None:
     """Write all weights as transformers reads them.
 
+    Where what learnt is float32 and the rest bfloat16, all is written as float32: readers give the
+    whole model one precision, and rounding would undo small steps.
+
     Raises:
         RunError: a weight is not finite, or the folder cannot be written.
     """
     module: Any = model.module
     _check_finite(model)
     with written_aside(folder) as aside, quiet(), _with_cache(module):
-        module.save_pretrained(aside)
+        weights = module.state_dict()
+        widest = _widest(weights.values())
+        module.save_pretrained(aside, state_dict=_widened(weights, widest))
+        _state_precision(aside / "config.json", widest)
         _save_beside(model, aside, "full")
 
 
@@ -106,13 +114,12 @@ def verify_saved(model: Model, folder: Path, prompt_ids: Sequence[int]) -> float
     was_training = module.training
     module.eval()
     try:
-        # The reader's dropout and the comparison's forward must not depend on the mode we are in.
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), _computing(model):
             ids_1T = torch.tensor([list(prompt_ids)])
             device = next(module.parameters()).device
             ours = _logits(model, ids_1T.to(device)).float().cpu()
             theirs = _read_back(model, folder, ids_1T)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # readers of damaged files raise whatever they like
         raise RunError(
             f"The saved model cannot be loaded again: {error}",
             where=str(folder),
@@ -132,6 +139,14 @@ def verify_saved(model: Model, folder: Path, prompt_ids: Sequence[int]) -> float
     return difference
 
 
+def _computing(model: Model) -> AbstractContextManager[object]:
+    """A model of mixed precisions computes in the narrower one."""
+    dtypes = {parameter.dtype for parameter in model.module.parameters()}
+    if len(dtypes) == 1:
+        return nullcontext()
+    return torch.autocast(next(model.module.parameters()).device.type, dtype=torch.bfloat16)
+
+
 def _logits(model: Model, ids_1T: Tensor) -> Tensor:
     if isinstance(model.module, FeatureModel):
         hidden_TD = model.module.body(input_ids=ids_1T)[0][0]
@@ -143,7 +158,6 @@ def _logits(model: Model, ids_1T: Tensor) -> Tensor:
 
 
 def _read_back(model: Model, folder: Path, ids_1T: Tensor) -> Tensor | None:
-    dtype = next(model.body.parameters()).dtype
     reader: Any
     if isinstance(model.module, FeatureModel):
         if find_spec("sentence_transformers") is None:
@@ -154,6 +168,8 @@ def _read_back(model: Model, folder: Path, ids_1T: Tensor) -> Tensor | None:
         features = {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}
         embedding: Tensor = reader.eval()(features)["sentence_embedding"]
         return embedding
+    # An adapter stands on its base in the precision that it was trained on.
+    dtype = "auto" if model.peft is None else next(model.body.parameters()).dtype
     # PEFT takes the number of classes from its caller: the base's own files do not know it.
     config: Any = model.module.config
     classes = {"num_labels": config.num_labels} if model.anatomy.head else {}
@@ -172,26 +188,46 @@ def _reader_class(model: Model) -> Any:
     return getattr(peft, f"AutoPeftModel{ending}")
 
 
-def _save_beside(model: Model, folder: Path, made_as: str) -> None:
+def _save_beside(model: Model, folder: Path, saved_as: SavedAs) -> None:
     model.tokenizer.save_pretrained(folder)
     module: Any = model.module
-    labels = module.config.id2label or {} if model.anatomy.head else {}
-    notes = {
-        "schema_version": 1,
-        "saved_as": made_as,
-        "head": _head_name(model),
-        "labels": [labels[index] for index in sorted(labels)],
-        "base": {
-            "name": model.source.name,
-            "fingerprint": model.source.fingerprint,
-            "revision": model.source.revision,
-        },
+    labels = module.config.id2label if model.anatomy.head else {}
+    source = model.source
+    path = str(source.path) if saved_as == "adapter" else None
+    notes = Notes(
+        saved_as=saved_as,
+        head=_head_name(model),
+        labels=[labels[index] for index in sorted(labels)],
+        base=Base(
+            name=source.name, fingerprint=source.fingerprint, revision=source.revision, path=path
+        ),
+    )
+    write_notes(folder, notes)
+
+
+def _widest(tensors: Iterable[Tensor]) -> torch.dtype:
+    dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
+    return functools.reduce(torch.promote_types, dtypes)
+
+
+def _widened(weights: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the weights in one precision; what shares memory goes on sharing it."""
+    shared: dict[int, Tensor] = {}
+    return {
+        name: shared.setdefault(weight.data_ptr(), weight.to(dtype))
+        if weight.is_floating_point()
+        else weight
+        for name, weight in weights.items()
     }
-    text = json.dumps(notes, indent=2, ensure_ascii=False) + "\n"
-    (folder / NOTES).write_text(text, encoding="utf-8")
 
 
-def _head_name(model: Model) -> str:
+def _state_precision(file: Path, dtype: torch.dtype) -> None:
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    _json(file, config)
+
+
+def _head_name(model: Model) -> Literal["causal_lm", "classification", "features"]:
     if isinstance(model.module, FeatureModel):
         return "features"
     return "classification" if model.anatomy.head else "causal_lm"

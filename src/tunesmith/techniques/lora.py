@@ -86,6 +86,7 @@ class Lora(Technique):
         freeze(model.module)
         wanted = self._wanted(model)
         adapted = [model.module.get_submodule(name) for name in wanted]
+        base, revision = model.source.reference
         config = LoraConfig(
             task_type="SEQ_CLS" if model.anatomy.head else "CAUSAL_LM",
             r=self.options.rank,
@@ -96,7 +97,8 @@ class Lora(Technique):
             use_rslora=self.options.rank_stabilized,
             modules_to_save=list(model.anatomy.task_modules) or None,
             fan_in_fan_out=any(isinstance(part, Conv1D) for part in adapted),
-            base_model_name_or_path=str(model.source.path),
+            base_model_name_or_path=base,
+            revision=revision,
         )
         with quiet():
             model.peft = get_peft_model(model.module, config)
