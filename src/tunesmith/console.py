@@ -2,7 +2,8 @@
 
 Library code takes a `Console` and calls `note`, `warn`, `table`, `progress`; it never prints.
 It goes to standard error, so that standard output stays free for a result (`--json`, a prediction,
-the tables of a command whose result they are). Progress bars appear on a terminal only; elsewhere a line is written now and then.
+the tables of a command whose result they are). Progress bars appear on a terminal only; elsewhere
+a line is written now and then.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Bar:
             self._progress.update(self._task, advance=steps, status=status)
         elif time.monotonic() - self._said_at > 10:
             self._said_at = time.monotonic()
-            self._console.print(f"{self._title} {self._done}/{self._total}  {self._eta()}  {status}")
+            done = f"{self._title} {self._done}/{self._total}"
+            self._console.print(f"{done}  {self._eta()}  {status}")
 
     def _eta(self) -> str:
         if not self._done:

@@ -27,6 +27,7 @@ def recipe_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     for choice in _CHOICES:
         definitions[choice.__name__] = _choice_schema(choice, definitions)
+    definitions.pop("BaseModel")  # what stood for a member's options before they were filled in
     schema["properties"]["technique"]["default"] = DEFAULT_TECHNIQUE
     definitions["DataOptions"]["properties"]["train"] = _one_or_many(
         definitions["DataOptions"]["properties"]["train"]

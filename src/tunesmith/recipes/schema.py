@@ -142,8 +142,8 @@ class DataOptions(BaseModel):
 
     train: Annotated[list[str], BeforeValidator(_one_or_many)] = Field(
         min_length=1,
-        description="file, folder or hub data set (hub:owner/name[:split]) to learn from, or a list "
-        "of them; relative paths start at the recipe's folder",
+        description="file, folder or hub data set (hub:owner/name[:split]) to learn from, or a "
+        "list of them; relative paths start at the recipe's folder",
     )
     test: Annotated[str | Share, BeforeValidator(_share_or_file)] = Field(
         default=0.2,
@@ -236,7 +236,9 @@ class TrainingOptions(BaseModel):
         "validate_every",
     )
     checkpoint_every: int | None = Field(
-        default=None, ge=1, description="steps between checkpoints; null: only when interrupted"
+        default=None,
+        ge=1,
+        description="steps between checkpoints; null: at the end, and when interrupted",
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="how many checkpoints are kept")
 

@@ -1,0 +1,135 @@
+"""`tunesmith check`: everything that can be known before training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from tunesmith.cli.contracts import CheckDocument, PartDetails, RecordDetails, ShownDetails
+from tunesmith.cli.output import Json, Output, Overrides, output
+
+if TYPE_CHECKING:
+    from tunesmith.console import Console
+
+_LISTED = 5
+
+
+def check(
+    recipe: Annotated[str, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")],
+    show: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Print so many records as the model sees them: what is learnt is marked.",
+            metavar="N",
+        ),
+    ] = 0,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Check a recipe, its data and its model, and say what training will take. Writes nothing.
+
+    Counts and token lengths, what is cut or left out, class balance, duplicates, test records that
+    stand in train, memory and time, what will learn, and the smallest difference that the test set
+    could show.
+
+    \b
+    Examples:
+      tunesmith check recipe.yaml
+      tunesmith check recipe.yaml --show 3
+      tunesmith check recipe.yaml --set training.batch_size=16 --json
+    """
+    with output(as_json) as out:
+        from tunesmith import api
+
+        result = api.check(recipe, overrides=overrides or (), show=show, console=out.console)
+        document = CheckDocument.model_validate(result)
+        out.emit(document)
+        _describe(document, out)
+        for shown in document.shown:
+            _show(shown, out.result)
+        for warning in document.warnings:
+            out.console.warn(warning)
+
+
+def _describe(found: CheckDocument, out: Output) -> None:
+    from tunesmith.evidence.figures import count, duration, label, number, share, size
+
+    say = out.result
+    learns = found.trainable_parameters / found.parameters
+    rows = [
+        ["model", f"{found.model} ({found.kind}, {count(found.parameters)} parameters)"],
+        ["task", found.task],
+        [
+            "technique",
+            f"{found.technique}: {count(found.trainable_parameters)} learn ({share(learns)})",
+        ],
+        ["format", found.format],
+        ["steps", count(found.steps)],
+        ["memory", f"about {size(found.memory_bytes)}"],
+        ["time", "unknown" if found.seconds is None else f"about {duration(found.seconds)}"],
+        ["verdict by", label(found.metric)],
+        [
+            "could show",
+            "unknown"
+            if found.detectable is None
+            else f"a difference of {number(found.detectable)} or more",
+        ],
+    ]
+    say.table("What will happen", ["", ""], rows)
+    _data(found, say)
+    if found.classes:
+        total = sum(found.classes.values())
+        say.table(
+            "Classes in train",
+            ["class", "records", "share"],
+            [[name, count(n), share(n / total)] for name, n in found.classes.items()],
+        )
+    _records("Cut to fit", found.cut, say)
+    _records("Left out", found.dropped, say)
+    _records("Twice in train", found.exact_duplicates, say)
+    _records("Nearly the same as another", found.near_duplicates, say)
+    _records("In test and in train", found.leaks, say)
+
+
+def _data(found: CheckDocument, say: Console) -> None:
+    from tunesmith.evidence.figures import count
+
+    def row(name: str, part: PartDetails) -> list[str]:
+        figures = (part.records, part.tokens, part.trained_tokens)
+        lengths = (part.shortest, part.median, part.longest)
+        return [name, *(count(value) for value in (*figures, *lengths))]
+
+    parts = {"train": found.train, "validation": found.validation, "test": found.test}
+    say.table(
+        "Records",
+        ["", "records", "tokens", "learnt", "shortest", "median", "longest"],
+        [row(name, part) for name, part in parts.items() if part is not None],
+    )
+
+
+def _records(title: str, records: list[RecordDetails], say: Console) -> None:
+    if not records:
+        return
+    say.note(f"{title}: {len(records)}")
+    for record in records[:_LISTED]:
+        say.note(f"  {record.origin}: {record.reason}")
+    if len(records) > _LISTED:
+        say.note(f"  … and {len(records) - _LISTED} more (--json lists all)")
+
+
+def _show(shown: ShownDetails, say: Console) -> None:
+    """Print a record; what is learnt is green on a terminal, and stands in ⟦ ⟧ elsewhere."""
+    text = Text()
+    inside = False
+    for token in shown.tokens:
+        if not say.rich.is_terminal and token.trained != inside:
+            text.append("⟦" if token.trained else "⟧")
+        inside = token.trained
+        text.append(token.text, style="bold green" if token.trained else "dim")
+    if inside and not say.rich.is_terminal:
+        text.append("⟧")
+    say.note(f"\n{shown.origin}")
+    say.rich.print(text, soft_wrap=True)

@@ -1,0 +1,141 @@
+"""`tunesmith predict`: what a run's model says to texts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunesmith.cli.contracts import PredictDocument, PredictionDetails
+from tunesmith.cli.output import Json, Output, RunArgument, RunsDir, output
+from tunesmith.errors import DataError
+
+if TYPE_CHECKING:
+    from tunesmith.tasks.base import Prediction
+
+_INPUT_FIELDS = ("messages", "text", "prompt", "input")
+
+
+def predict(
+    run: RunArgument,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="One or more texts.", metavar="[TEXT]...")
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option(
+            "--file",
+            help="Read inputs from a file, one a line: plain text, or JSON in a .jsonl file. "
+            "- is standard input.",
+            metavar="FILE",
+        ),
+    ] = None,
+    runs_dir: RunsDir = "runs",
+    as_json: Json = False,
+) -> None:
+    """Answer texts with a run's model: a completion, or a class with its probability.
+
+    A line of a .jsonl file is a text, a list of chat messages, or an object with one of the fields
+    messages, text, prompt or input.
+
+    \b
+    Examples:
+      tunesmith predict my-task-1 "Translate into French: Save as draft"
+      tunesmith predict my-task-1 --file questions.txt
+      tunesmith predict my-task-1 --file questions.jsonl --json
+    """
+    if bool(texts) == (file is not None):
+        raise typer.BadParameter("Give either texts or --file FILE.", param_hint="TEXT")
+    with output(as_json) as out:
+        inputs: list[Any] = list(texts or []) if file is None else read_inputs(file)
+
+        from tunesmith import api
+
+        opened = api.open_run(run, runs_dir=runs_dir)
+        predictions = opened.predict(inputs)
+        out.emit(
+            PredictDocument(
+                run=str(opened.path),
+                predictions=[
+                    PredictionDetails(
+                        input=given, text=answer.text, probabilities=answer.probabilities
+                    )
+                    for given, answer in zip(inputs, predictions, strict=True)
+                ],
+            )
+        )
+        _show(inputs, predictions, out)
+
+
+def _show(inputs: list[Any], predictions: list[Prediction], out: Output) -> None:
+    for given, answer in zip(inputs, predictions, strict=True):
+        if answer.probabilities:
+            out.line(f"{answer.text}\t{answer.probabilities[answer.text]:.3f}\t{_short(given)}")
+            continue
+        if len(inputs) > 1:
+            out.line(f"> {_short(given)}")
+        out.line(answer.text)
+
+
+def _short(given: Any) -> str:
+    text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    text = " ".join(text.split())
+    return text if len(text) <= 70 else f"{text[:69]}…"
+
+
+def read_inputs(file: str) -> list[Any]:
+    """Read one input a line; empty lines are passed over.
+
+    Raises:
+        DataError: the file is not there, is no UTF-8, has a broken line, or nothing in it.
+    """
+    path = Path(file)
+    lines = _lines(path, file)
+    as_json = path.suffix == ".jsonl"
+    inputs = [
+        _from_json(line, f"{file}:{number}") if as_json else line
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not inputs:
+        raise DataError("There is nothing to answer in it.", where=file, fix="One input a line.")
+    return inputs
+
+
+def _lines(path: Path, file: str) -> list[str]:
+    try:
+        raw = sys.stdin.buffer.read() if file == "-" else path.read_bytes()
+        return raw.decode("utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise DataError("There is no such file.", where=file, fix="Check the path.") from None
+    except IsADirectoryError:
+        raise DataError("This is a folder.", where=file, fix="Give one file.") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            "This line is not UTF-8 text.", where=f"{file}:{line}", fix="Save the file as UTF-8."
+        ) from None
+
+
+def _from_json(line: str, where: str) -> Any:
+    try:
+        given = json.loads(line)
+    except ValueError as error:
+        raise DataError(
+            f"This line is not valid JSON: {error}.",
+            where=where,
+            fix="Write one JSON value a line, or use another ending than .jsonl for plain text.",
+        ) from None
+    if isinstance(given, dict):
+        for name in _INPUT_FIELDS:
+            if name in given:
+                return given[name]
+        raise DataError(
+            "This line has no input.", where=where, fix=f"Name it {' or '.join(_INPUT_FIELDS)}."
+        )
+    if not isinstance(given, str | list):
+        raise DataError("This is no text.", where=where, fix="Write a text or a list of messages.")
+    return given
