@@ -1,4 +1,4 @@
-"""Loading: the head of the task on all of the pre-trained weights, or an error that says why not."""
+"""Loading puts the head of the task on all of the pre-trained weights, or says why it cannot."""
 
 import json
 
@@ -160,7 +160,7 @@ def test_a_missing_tokenizer_is_an_error(tmp_path):
     folder = tiny_model_folder(tmp_path)
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ModelError, match="tokenizer of .* cannot be read"):
+    with pytest.raises(ModelError, match=r"tokenizer of .* cannot be read"):
         load(folder)
 
 
