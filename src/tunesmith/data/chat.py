@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.data.batch import Cut, EncodedStream
-from tunesmith.data.lookalikes import ChatTokens, Neutral, neutralise
+from tunesmith.data.lookalikes import ChatTokens, Neutral, Tokens, neutralise
 from tunesmith.data.records import Message
 from tunesmith.data.template import THOUGHT_MARKS, ChatTemplate, TemplateFacts
 from tunesmith.data.turnspans import Layout, TurnSpans
@@ -175,30 +175,29 @@ class ChatEncoder:
     def _encode(self, messages: Sequence[Message], tools: Tools) -> _Encoding:
         neutral = self._neutral(messages, tools)
         layout = self._spans.lay_out(neutral.messages, neutral.tools)
-        ids, starts = self._tokenise(layout, neutral.marks)
-        weights = [0.0] * len(ids)
+        tokens = self._tokenise(layout, neutral.marks)
+        starts = tokens.starts
+        weights = [0.0] * len(starts)
         for start, end in layout.spans:
             first, last = bisect_left(starts, start), bisect_left(starts, end)
             weights[first:last] = [1.0] * (last - first)
         prompt = layout.text[: layout.spans[-1][0]]
-        return _Encoding(ids, weights, _question(prompt, starts, neutral.messages))
+        return _Encoding(tokens.ids, weights, _question(prompt, starts, neutral.messages))
 
-    def _tokenise(self, layout: Layout, marks: Mapping[str, str]) -> tuple[list[int], list[int]]:
+    def _tokenise(self, layout: Layout, marks: Mapping[str, str]) -> Tokens:
         """Encode a conversation so that its prompt's ids are those of the prompt alone.
 
         Encoded as one text the prompt's last token may take in the answer's first characters (or
         be chosen for their sake); then the two are encoded apart, as it happens in use.
         """
-        prompt_length = layout.spans[-1][0]
+        length = layout.spans[-1][0]
+        prompt, answer = layout.text[:length], layout.text[length:]
         tokens = self._tokens.encode(layout.text, marks)
-        prompt = self._tokens.encode(layout.text[:prompt_length], marks)
-        count = len(prompt.ids)
-        clean = tokens.starts[count : count + 1] >= [prompt_length]
-        if tokens.ids[:count] == prompt.ids and clean:
-            return tokens.ids, tokens.starts
-        answer = layout.text[prompt_length:]
-        rest = self._tokens.encode(answer, marks, continues=bool(prompt_length))
-        return prompt.ids + rest.ids, prompt.starts + [prompt_length + s for s in rest.starts]
+        if self._tokens.ends_cleanly(tokens, prompt, marks):
+            return tokens
+        head = self._tokens.encode(prompt, marks)
+        rest = self._tokens.encode(answer, marks, continues=bool(prompt))
+        return Tokens(head.ids + rest.ids, head.starts + [length + start for start in rest.starts])
 
 
 def _spoken_tokens(tokenizer: Any, facts: TemplateFacts) -> frozenset[str]:

@@ -12,8 +12,10 @@ the tokenizer does it. This module knows no template.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tunesmith.data.records import Message
@@ -147,6 +149,7 @@ class ChatTokens:
         self._tokenizer = tokenizer
         self._control = control
         self._newline = self._encode("\n").ids
+        self._remembered = lru_cache(maxsize=1024)(self._encode)
 
     def encode(self, text: str, marks: Mapping[str, str], *, continues: bool = False) -> Tokens:
         """Encode `text`; each private character of `marks` becomes the look-alike, as plain text.
@@ -171,6 +174,23 @@ class ChatTokens:
                 starts += [place + start for start in tokens.starts]
             place += len(piece)
         return Tokens(ids, starts)
+
+    def ends_cleanly(self, tokens: Tokens, head: str, marks: Mapping[str, str]) -> bool:
+        """Return whether `tokens` begin with exactly the tokens that `head` alone has.
+
+        Control tokens part a text: only what follows the last one in `head` has to be compared,
+        and that is the same few characters in conversation after conversation.
+        """
+        last = max((m.start() for m in self._control.finditer(head)), default=0)
+        tail = head[last:]
+        if any(mark in tail for mark in marks):
+            alone = self.encode(head, marks)
+            last = 0
+        else:
+            alone = self._remembered(tail)
+        first, end = bisect_left(tokens.starts, last), bisect_left(tokens.starts, len(head))
+        begins_answer = tokens.starts[end : end + 1] in ([], [len(head)])
+        return tokens.ids[first:end] == alone.ids and begins_answer
 
     def _continued(self, text: str) -> Tokens:
         tokens = self._encode("\n" + text)
