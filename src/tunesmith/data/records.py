@@ -74,7 +74,7 @@ Record = Conversation | Document | LabelledText
 
 
 def text_of(record: BaseModel) -> str:
-    """Return all that is said in a record, as one text: what duplicates are looked for in.
+    """Return all that is said in a record, as one text: what near duplicates are looked for in.
 
     The label is no part of it: one text under two labels is still one text.
     """
@@ -84,15 +84,18 @@ def text_of(record: BaseModel) -> str:
 
 
 def content_key(record: BaseModel) -> str:
-    """Return what two records share if and only if they are exact duplicates.
+    """Return what two records have in common if and only if they are exact duplicates.
 
-    The text without regard to case and to the amount of white space.
+    The text (of a conversation: with who says it) without regard to case and white space.
     """
+    if isinstance(record, Conversation):
+        turns = [f"{message.role}\0{_turn_text(message)}" for message in record.messages]
+        return "\0".join(" ".join(turn.casefold().split()) for turn in turns)
     return " ".join(text_of(record).casefold().split())
 
 
 def _turn_text(message: Message) -> str:
-    parts = [message.role, message.reasoning_content or "", message.content]
+    parts = [message.reasoning_content or "", message.content]
     if message.tool_calls:
         parts.append(json.dumps(message.tool_calls, sort_keys=True))
     return "\n".join(part for part in parts if part)

@@ -1,0 +1,87 @@
+"""Finds records that say the same, exactly or nearly: they weigh more than they should.
+
+    records ──find_duplicates──> Duplicates
+
+Exact means equal without regard to case and white space; the label does not count, so that one
+text under two labels is found, and named as a contradiction. What to do about them is the user's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pydantic import BaseModel
+
+from tunesmith.data.records import LabelledText, content_key, text_of
+from tunesmith.quality.similarity import Signatures
+
+THRESHOLD = 0.7
+"""Similarity from which on two texts are nearly the same."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two places in the records (or in two sets of records), and how alike they are (0 to 1)."""
+
+    first: int
+    second: int
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Records that say the same.
+
+    Attributes:
+        exact: groups of places of equal records, each of two or more.
+        near: pairs of different records that are alike, the most alike first; of several that are
+            all alike, enough pairs to join them.
+        contradictions: those groups of `exact` whose records have different labels.
+    """
+
+    exact: list[list[int]]
+    near: list[Pair]
+    contradictions: list[list[int]]
+
+    @property
+    def repeated(self) -> int:
+        """How many records could go if one of each exact group stayed."""
+        return sum(len(group) - 1 for group in self.exact)
+
+
+def find_duplicates(records: Sequence[BaseModel], threshold: float = THRESHOLD) -> Duplicates:
+    """Return exact and near duplicates among `records`.
+
+    Args:
+        threshold: similarity from which on two records are near duplicates.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, record in enumerate(records):
+        places[content_key(record)].append(i)
+    exact = [group for group in places.values() if len(group) > 1]
+    firsts = [group[0] for group in places.values()]
+    signatures = Signatures([text_of(records[i]) for i in firsts])
+    near = [
+        Pair(firsts[a], firsts[b], similarity)
+        for a, b in sorted(_neighbours(signatures.candidates()))
+        if (similarity := signatures.jaccard(a, b)) >= threshold
+    ]
+    near.sort(key=lambda pair: (-pair.similarity, pair.first, pair.second))
+    return Duplicates(exact, near, [group for group in exact if _contradicts(records, group)])
+
+
+def _neighbours(buckets: Iterable[Sequence[int]]) -> set[tuple[int, int]]:
+    """Return pairs to compare: each of a bucket with its first and with the one before it."""
+    pairs: set[tuple[int, int]] = set()
+    for bucket in buckets:
+        pairs.update((bucket[0], i) for i in bucket[1:])
+        pairs.update(pairwise(bucket))
+    return pairs
+
+
+def _contradicts(records: Sequence[BaseModel], group: Sequence[int]) -> bool:
+    labels = {r.label for r in (records[i] for i in group) if isinstance(r, LabelledText)}
+    return len(labels) > 1
