@@ -134,9 +134,12 @@ def compare(
             fix="Give a larger test set; for a metric of generated answers raise"
             " `evaluation.generate`.",
         )
-    rows = _judged(
-        _holm({name: rows[name] for name in metrics if name in rows}, primary), confidence
-    )
+    corrected = holm({name: row.p_value for name, row in rows.items() if name != primary})
+    rows = {
+        name: _judged(rows[name], corrected.get(name, rows[name].p_value), confidence)
+        for name in metrics
+        if name in rows
+    }
     better = rows[primary].better
     verdict: Verdict = "no evidence" if better is None else "improved" if better else "worse"
     return Comparison(primary, rows, verdict, confidence, resamples, _cautions(rows, confidence))
@@ -263,26 +266,22 @@ def _compare_metric(
     )
 
 
-def _holm(rows: dict[str, MetricComparison], primary: str) -> dict[str, MetricComparison]:
-    """Correct the p-values of all metrics but the primary one."""
-    secondary = sorted((name for name in rows if name != primary), key=lambda n: rows[n].p_value)
-    corrected, highest = {primary: rows[primary].p_value}, 0.0
-    for place, name in enumerate(secondary):
-        highest = max(highest, min(1.0, rows[name].p_value * (len(secondary) - place)))
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values corrected for there being several (Holm, 1979)."""
+    corrected, highest = {}, 0.0
+    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        highest = max(highest, min(1.0, p_values[name] * (len(p_values) - place)))
         corrected[name] = highest
-    return {name: replace(row, p_holm=corrected[name]) for name, row in rows.items()}
+    return corrected
 
 
-def _judged(rows: dict[str, MetricComparison], confidence: float) -> dict[str, MetricComparison]:
-    """Say of each metric whether there is evidence that it got better or worse."""
-
-    def better(row: MetricComparison) -> bool | None:
-        low, high = row.interval
-        if row.p_holm > 1 - confidence or low <= 0 <= high:
-            return None
-        return (row.difference > 0) == row.metric.higher_is_better
-
-    return {name: replace(row, better=better(row)) for name, row in rows.items()}
+def _judged(row: MetricComparison, p_holm: float, confidence: float) -> MetricComparison:
+    """Say whether there is evidence that the metric got better or worse."""
+    low, high = row.interval
+    better = None
+    if p_holm <= 1 - confidence and not low <= 0 <= high:
+        better = (row.difference > 0) == row.metric.higher_is_better
+    return replace(row, p_holm=p_holm, better=better)
 
 
 def _cautions(rows: Mapping[str, MetricComparison], confidence: float) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ share of tokens that were guessed right *given the right ones before* is never c
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -70,14 +71,15 @@ class Instruct(Task):
         )
         template: str | None = Field(
             default=None,
-            description="the chat template, as Jinja text or the name of one of ours; by default"
-            " the model's own",
+            description="the chat template, as Jinja text; by default the model's own, or a plain"
+            " one where it has none",
         )
 
     def bind(self, model: Model) -> None:
         """Take the tokenizer, its chat template and the context length."""
         from tunesmith.data.chat import ChatEncoder
 
+        self._tokenizer = model.tokenizer
         self._chat = ChatEncoder(model.tokenizer, self.options.template)
         self._context: int = model.anatomy.context_length
         self._max_length = min(self.options.max_length or self._context, self._context)
@@ -90,8 +92,13 @@ class Instruct(Task):
         """
         from tunesmith.data.batch import Encoded
 
+        if not any(message.role == "assistant" for message in record.messages):
+            raise DataError(
+                "Nothing of it is learnt: the assistant has no turn.",
+                fix="Give it an answer, or remove the record.",
+            )
         messages = self._with_system(record.messages)
-        stream, cut = self._chat.encode(messages, record.tools, self._max_length)
+        stream, cut = self._chat.encode_within(messages, record.tools, self._max_length)
         if not stream.trained():
             if cut:
                 raise DataError(
@@ -148,7 +155,7 @@ class Instruct(Task):
         rows = token_scores(engine, examples, tokens_per_batch=tokens_per_batch, console=console)
         outputs = self._generate(engine, records[:generate], console)
         for index, (text, stopped) in outputs.items():
-            rows[index] |= _answer_scores(text, records[index].answer, stopped=stopped)
+            rows[index] |= _answer_scores(text, self._reference(records[index]), stopped=stopped)
         return [
             ExampleScore(index, row, outputs[index][0] if index in outputs else None)
             for index, row in enumerate(rows)
@@ -173,6 +180,14 @@ class Instruct(Task):
             return {}
         answers = answer_prompts(engine, [prompts[i] for i in fitting], console=console)
         return dict(zip(fitting, answers, strict=True))
+
+    def _reference(self, record: Conversation) -> str:
+        """The last answer as the template writes it, tool calls and all, without its end."""
+        turns = self._with_system(record.messages)
+        ids = self._chat.encode(turns, record.tools).ids
+        prompt = self._chat.prompt_ids(self._with_system(record.prompt), record.tools)
+        answer = [token for token in ids[len(prompt) :] if token not in self._chat.stop_ids]
+        return str(self._tokenizer.decode(answer, skip_special_tokens=True))
 
     def _prompt(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> Prompt:
         ids = self._chat.prompt_ids(self._with_system(messages), tools)
@@ -203,9 +218,15 @@ class Instruct(Task):
     def present(self, record: Conversation) -> tuple[str, str]:
         """Return the turns before the last answer, and that answer."""
         turns = self._with_system(record.prompt)
-        if len(turns) == 1:
-            return turns[0].content, record.answer
-        return "\n".join(f"{turn.role}: {turn.content}" for turn in turns), record.answer
+        prompt = "\n".join(f"{turn.role}: {_said(turn)}" for turn in turns)
+        answer = record.messages[len(record.prompt)]
+        return _said(turns[0]) if len(turns) == 1 else prompt, _said(answer)
+
+
+def _said(turn: Message) -> str:
+    """What a turn says, its tool calls as JSON behind it."""
+    calls = json.dumps(turn.tool_calls, ensure_ascii=False) if turn.tool_calls else ""
+    return "\n".join(part for part in (turn.content, calls) if part)
 
 
 def _messages(given: Any) -> list[Message]:
