@@ -36,6 +36,7 @@ lint: .venv/developed
 
 docs: .venv/developed
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m tunesmith.cli.reference
 
 setup: .venv/installed
 
