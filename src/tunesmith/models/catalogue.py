@@ -38,7 +38,7 @@ class Entry(BaseModel):
     kind: Literal["decoder", "encoder", "encoder-decoder"] = Field(description="what it is")
     parameters: int | Unknown = Field(description="how many parameters, in units")
     context: int | Unknown = Field(description="longest input, in tokens")
-    licence: str = Field(description="the licence of the weights")
+    licence: str = Field(description="the licence of the weights, or `unknown`")
     gated: bool | Unknown = Field(description="whether the hub asks to accept terms first")
     source: str = Field(description="where these facts come from")
 
@@ -52,9 +52,6 @@ def catalogue() -> dict[str, Entry]:
 
 
 def find(name: str) -> Entry | None:
-    """Return the entry called `name`, or whose hub id it is; None where there is none."""
-    wanted = name.casefold()
-    for entry in catalogue().values():
-        if wanted in (entry.name.casefold(), (entry.hub or "").casefold()):
-            return entry
-    return None
+    """Return the entry called `name`, in whatever case; None where there is none."""
+    known = catalogue()
+    return known.get(name) or known.get(name.lower())

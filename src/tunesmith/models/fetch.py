@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from tunesmith.console import Console
@@ -25,7 +27,10 @@ from tunesmith.models.atomic import locked, unwritable, written_aside
 from tunesmith.models.catalogue import Package
 from tunesmith.models.fingerprint import cache_root, sha256_of
 
-_WHOLE = "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "1_Pooling/*", "2_Normalize/*"
+_PATIENCE = 20.0
+"""Seconds to wait for the hub's first answer."""
+
+_SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 
 
 def pulled(name: str, package: Package) -> Path | None:
@@ -94,8 +99,6 @@ def from_hub(hub_id: str, console: Console, nearest: str = "") -> Path:
         RepositoryNotFoundError,
     )
 
-    from tunesmith.models.quiet import quiet
-
     offline = ModelError(
         f"{hub_id} is not on this machine, and the hub cannot be reached to fetch it.",
         fix="Check the network (or HF_ENDPOINT and HF_HUB_OFFLINE), or choose a model that is "
@@ -104,12 +107,11 @@ def from_hub(hub_id: str, console: Console, nearest: str = "") -> Path:
     if not _online():
         raise offline
     try:
-        with quiet():
-            info = HfApi().model_info(hub_id, timeout=20)
-            files = [sibling.rfilename for sibling in info.siblings or []]
-            wanted = _wanted(hub_id, files)
-            console.note(f"Fetching {hub_id} from the hub ({len(wanted)} files)")
-            path = snapshot_download(hub_id, revision=info.sha, allow_patterns=wanted)
+        info = HfApi().model_info(hub_id, timeout=_PATIENCE)
+        wanted = _wanted(hub_id, [sibling.rfilename for sibling in info.siblings or []])
+        console.note(f"Fetching {hub_id} from the hub ({len(wanted)} files)")
+        with _bars(console):
+            path = snapshot_download(hub_id, allow_patterns=wanted)
     except GatedRepoError as error:
         raise ModelError(
             f"{hub_id} is gated: its owner asks to accept terms before it can be fetched.",
@@ -119,7 +121,7 @@ def from_hub(hub_id: str, console: Console, nearest: str = "") -> Path:
         raise ModelError(
             f"There is no model {hub_id!r} on this machine, in the catalogue or on the hub "
             "(or it is private and you are not logged in).",
-            fix=nearest or "`tunesmith models` lists the known ones.",
+            fix=f"{nearest}`tunesmith models` lists those that have a name.",
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError) as error:
         raise offline from error
@@ -136,8 +138,32 @@ def _online() -> bool:
     return not constants.HF_HUB_OFFLINE
 
 
+@contextmanager
+def _bars(console: Console) -> Iterator[None]:
+    """Let the hub client show its progress to a person at a terminal, and to nobody else."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    shown = console.rich.is_terminal and not console.quiet
+    if shown or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
 def _wanted(hub_id: str, files: list[str]) -> list[str]:
-    """Choose the needed files: configuration, tokenizer and one form of the weights."""
+    """Choose the needed files: configuration, tokenizer and one form of the weights.
+
+    A repository may hold the same weights several times, in formats of other frameworks.
+    """
+    index = ""
     weights: list[str] = []
     for index, shard_start, end in (
         ("model.safetensors.index.json", "model-", ".safetensors"),
@@ -157,10 +183,10 @@ def _wanted(hub_id: str, files: list[str]) -> list[str]:
             fix="Choose the original model in place of a converted one; GGUF files can be "
             "fetched by hand and given by their path.",
         )
-    skipped = {"pytorch_model.bin.index.json"} if weights[0].endswith(".safetensors") else set()
-    texts = [f for f in files if any(PurePosixPath(f).match(p) for p in _WHOLE)]
-    small = [f for f in texts if f not in skipped and ("/" not in f or f[0].isdigit())]
-    return sorted({*weights, *small})
+    at_top = [f for f in files if "/" not in f and any(PurePosixPath(f).match(p) for p in _SMALL)]
+    indices = {f for f in at_top if f.endswith(".index.json")} - {index}
+    pooling = [f for f in files if f == "1_Pooling/config.json"]
+    return sorted({*weights, *at_top, *pooling} - indices)
 
 
 def _complete(snapshot: Path) -> bool:

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
 from tunesmith.console import Console
-from tunesmith.errors import ModelError, suggest
+from tunesmith.errors import ModelError
 from tunesmith.models import catalogue, fetch
 from tunesmith.models.fingerprint import fingerprint, weight_files
 
 Origin = Literal["folder", "gguf", "hub-cache", "pulled", "hub"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,7 @@ def resolve(name: str, console: Console | None = None) -> Resolved:
         RunError: it was fetched but cannot be written.
     """
     console = console or Console(quiet=True)
-    local = Path(name).expanduser()
-    if local.is_dir():
-        return of_folder(local, name, "folder")
-    if local.suffix == ".gguf":
-        return _of_gguf(local, name, console)
-    found = _already_here(name)
-    if found is not None:
-        return found
-    if catalogue.find(name) is None and not _could_be_hub_id(name):
-        raise _no_such_model(name)
-    return pull(name, console)
+    return _local(name, console) or pull(name, console)
 
 
 def pull(name: str, console: Console) -> Resolved:
@@ -114,17 +105,14 @@ def where(name: str) -> Resolved | None:
     Raises:
         ModelError: there is no such model in the catalogue, on this disk or possible on the hub.
     """
-    local = Path(name).expanduser()
-    if local.is_dir() or local.suffix == ".gguf":
-        return resolve(name)
-    found = _already_here(name)
+    found = _local(name, Console(quiet=True)) or _already_here(name)
     if found is None and catalogue.find(name) is None and not _could_be_hub_id(name):
         raise _no_such_model(name)
     return found
 
 
 def list_models() -> list[Listed]:
-    """Return every entry of the catalogue and where its files are; hashes and fetches nothing."""
+    """Return every entry of the catalogue and where its files are; fetches nothing."""
     listed = []
     for entry in catalogue.catalogue().values():
         if entry.hub and fetch.in_hub_cache(entry.hub):
@@ -158,20 +146,26 @@ def of_folder(path: Path, name: str, origin: Origin, revision: str | None = None
     return Resolved(name, path.resolve(), origin, fingerprint(path), revision)
 
 
-def _of_gguf(file: Path, name: str, console: Console) -> Resolved:
-    if not file.is_file():
+def _local(name: str, console: Console) -> Resolved | None:
+    """Return the model in the folder or GGUF file called `name`; None where it is no path."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return of_folder(path, name, "folder")
+    if path.suffix != ".gguf":
+        return None
+    if not path.is_file():
         raise ModelError(
             "There is no such file.", where=name, fix="Check the path to the .gguf file."
         )
     from tunesmith.models.gguf import dequantised
 
-    return of_folder(dequantised(file, console), name, "gguf")
+    return of_folder(dequantised(path, console), name, "gguf")
 
 
 def _already_here(name: str) -> Resolved | None:
     entry = catalogue.find(name)
-    hub_id = entry.hub if entry and entry.hub else name
-    if _could_be_hub_id(hub_id):
+    hub_id = entry.hub if entry else name
+    if hub_id is not None and _could_be_hub_id(hub_id):
         snapshot = fetch.in_hub_cache(hub_id)
         if snapshot is not None:
             return of_folder(snapshot, name, "hub-cache", snapshot.name)
@@ -187,9 +181,12 @@ def _could_be_hub_id(name: str) -> bool:
 
 
 def _nearest(name: str) -> str:
-    known = catalogue.catalogue()
-    ids = [entry.hub for entry in known.values() if entry.hub]
-    return suggest(name, ids if "/" in name else known)
+    """Advice on the nearest name of the catalogue, where one is near."""
+    entries = catalogue.catalogue().values()
+    known = [entry.name for entry in entries] + [entry.hub for entry in entries if entry.hub]
+    spelt = {word.lower(): word for word in known}
+    near = get_close_matches(name.lower(), spelt, n=1, cutoff=0.6)
+    return f"Did you mean {spelt[near[0]]!r}? " if near else ""
 
 
 def _no_such_model(name: str) -> ModelError:
@@ -201,6 +198,6 @@ def _no_such_model(name: str) -> ModelError:
         )
     return ModelError(
         f"There is no model called {name!r}.",
-        fix=f"{_nearest(name)} `tunesmith models` lists all; a folder, a .gguf file or a hub id "
-        "works too.",
+        fix=f"{_nearest(name)}`tunesmith models` lists those that have a name; a folder, a .gguf "
+        "file or a hub id (owner/name) works too.",
     )
