@@ -13,7 +13,7 @@ from tests.tiny import tiny_llama
 
 from tunesmith.console import Console
 from tunesmith.data.records import Conversation, Message
-from tunesmith.errors import RunError
+from tunesmith.errors import DataError, RunError
 from tunesmith.evaluation.evaluate import measure, metrics_json, per_record, write_predictions
 from tunesmith.evaluation.noise import Noise, measure_noise
 from tunesmith.evaluation.probe import ProbeComparison
@@ -123,3 +123,11 @@ def test_the_noise_of_equal_sums_is_zero_and_that_of_a_shaky_machine_is_not():
     assert (steady.difference, steady.records) == (0.0, 8)
     assert set(steady.differences) == set(TASK.metrics)
     assert shaky.difference == pytest.approx(1e-3, rel=0.01)
+
+
+def test_a_metric_that_decides_but_could_not_be_measured_is_an_error():
+    examples = TASK.encode_all(DATA)
+    with pytest.raises(DataError, match="'rouge_l', which decides"):
+        measure_noise(
+            TASK, PlainEngine(MODEL), DATA, examples, primary="rouge_l", generate=0, console=QUIET
+        )

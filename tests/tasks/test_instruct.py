@@ -151,8 +151,12 @@ def test_a_prompt_is_the_beginning_of_the_training_example():
 
 @pytest.mark.parametrize(
     "record",
-    [chat(("user", "a")), chat(("user", "a"), ("user", "b"))],
-    ids=["question only", "two questions"],
+    [
+        chat(("user", "a")),
+        chat(("user", "a"), ("user", "b")),
+        chat(("user", "a"), ("assistant", " ")),
+    ],
+    ids=["question only", "two questions", "empty answer"],
 )
 def test_a_conversation_without_an_answer_is_an_error(record: Conversation):
     with pytest.raises(DataError, match=r"chat.jsonl:3: Nothing of it is learnt"):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.errors import DataError
 from tunesmith.evaluation.significance import figures
 
 if TYPE_CHECKING:
@@ -60,6 +61,9 @@ def measure_noise(
 
     Args:
         primary: the metric that decides; one of generated answers needs `generate` above 0.
+
+    Raises:
+        DataError: the primary metric could be measured on none of the records.
     """
     first, second = (
         figures(
@@ -75,5 +79,12 @@ def measure_noise(
         )
         for _ in range(2)
     )
+    if primary not in first:
+        raise DataError(
+            f"The metric {primary!r}, which decides, could be measured on none of {len(records)}"
+            " records.",
+            where="evaluation.metric",
+            fix="Raise `evaluation.generate`, lower `task.max_new_tokens`, or name another metric.",
+        )
     differences = {name: abs(second[name] - value) for name, value in first.items()}
     return Noise(primary, differences[primary], len(records), differences)

@@ -92,23 +92,19 @@ class Instruct(Task):
         """
         from tunesmith.data.batch import Encoded
 
-        if not any(message.role == "assistant" for message in record.messages):
+        answers = [message for message in record.messages if message.role == "assistant"]
+        if not any(answer.content.strip() or answer.tool_calls for answer in answers):
             raise DataError(
-                "Nothing of it is learnt: the assistant has no turn.",
+                "Nothing of it is learnt: the assistant says nothing.",
                 fix="Give it an answer, or remove the record.",
             )
         messages = self._with_system(record.messages)
         stream, cut = self._chat.encode_within(messages, record.tools, self._max_length)
         if not stream.trained():
-            if cut:
-                raise DataError(
-                    f"Nothing that is learnt is left of it within {self._max_length} tokens"
-                    f" ({cut.tokens} had to be cut).",
-                    fix="Raise `task.max_length`, or shorten or remove the record.",
-                )
             raise DataError(
-                "Nothing of it is learnt: the assistant says nothing.",
-                fix="Give it an answer, or remove the record.",
+                f"Nothing that is learnt is left of it within {self._max_length} tokens"
+                f" ({cut.tokens if cut else 0} had to be cut).",
+                fix="Raise `task.max_length`, or shorten or remove the record.",
             )
         return Encoded({"text": stream}, cut=cut)
 
