@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from typing import Any, Generic, TypeVar
@@ -48,7 +49,7 @@ class Registry(Generic[T]):
         spec = find_spec(self.package)
         paths = spec.submodule_search_locations if spec else None
         own = {m.name for m in pkgutil.iter_modules(paths)} - {"base"}
-        return tuple(sorted(own | {point.name for point in self._entry_points()}))
+        return tuple(sorted(own | {point.name for point in self._entry_points}))
 
     def get(self, name: str) -> T:
         """Return the member called `name`, importing its module.
@@ -67,11 +68,12 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return (self.get(name) for name in self.names())
 
+    @cached_property
     def _entry_points(self) -> Any:
         return entry_points(group=f"tunesmith.{self.kind}s")
 
     def _import(self, name: str) -> None:
-        for point in self._entry_points():
+        for point in self._entry_points:
             if point.name == name:
                 point.load()
                 return

@@ -91,7 +91,13 @@ class RecipeDumper(yaml.SafeDumper):
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> Any:
         return super().increase_indent(flow, False)
 
+    def represent_text(self, text: str) -> Any:
+        """Escape rare line breaks, which YAML folds away when they stand in the open."""
+        style = '"' if set(text) & set("\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
+
+RecipeDumper.add_representer(str, RecipeDumper.represent_text)
 _Scalars.install(_Loader)
 _Scalars.install(RecipeDumper)
 

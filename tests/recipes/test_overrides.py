@@ -1,0 +1,85 @@
+"""`--set` changes a recipe as an edit of the file would, under the same checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tunesmith.errors import RecipeError
+from tunesmith.recipes import Recipe, load_recipe
+
+pytestmark = pytest.mark.usefixtures("members")
+
+BASE = "model: m\ntask: instruct\ndata: {train: train.jsonl}\n"
+
+
+@pytest.fixture
+def load(write: Callable[[str], str]) -> Callable[..., Recipe]:
+    return lambda *overrides, added="": load_recipe(write(BASE + added), overrides)
+
+
+def test_a_value_is_read_as_yaml(load: Callable[..., Recipe]) -> None:
+    recipe = load("training.learning_rate=1e-4", "training.packing=false", "data.columns={text: t}")
+    assert recipe.training.learning_rate == 1e-4
+    assert recipe.training.packing is False
+    assert recipe.data.columns == {"text": "t"}
+
+
+def test_an_empty_value_is_null(load: Callable[..., Recipe]) -> None:
+    assert load("evaluation.metric=", added="evaluation: {metric: x}\n").evaluation.metric is None
+
+
+def test_an_option_of_a_member_named_in_short_keeps_the_member(load: Callable[..., Recipe]) -> None:
+    recipe = load("task.max_new_tokens=3", "technique.rank=4", added="technique: lora\n")
+    assert recipe.task.model_dump()["max_new_tokens"] == 3
+    assert recipe.technique.model_dump()["rank"] == 4
+
+
+def test_an_option_of_the_default_technique_needs_no_name(load: Callable[..., Recipe]) -> None:
+    assert load("technique.rank=4").technique.model_dump()["rank"] == 4
+
+
+def test_a_whole_section_is_replaced(load: Callable[..., Recipe]) -> None:
+    recipe = load("technique=full", added="technique: {name: lora, rank: 4}\n")
+    assert recipe.technique.model_dump() == {"name": "full"}
+
+
+def test_the_last_override_wins(load: Callable[..., Recipe]) -> None:
+    assert load("training.seed=1", "training.seed=2").training.seed == 2
+
+
+def test_a_deeper_section_that_is_absent_is_made(load: Callable[..., Recipe]) -> None:
+    recipe = load("task.nested.threshold=0.25")
+    assert recipe.task.model_dump()["nested"]["threshold"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epohs=3", "--set training.epohs=3: There is no option 'epohs' here."),
+        ("technique.rank=0", "--set technique.rank=0: Must be greater than or equal to 1"),
+        ("training.learning_rate=.nan", "Must be a finite number"),
+        ("training.seed=[1", "--set training.seed=[1: This is not valid YAML"),
+        ("data.test=none.jsonl", "--set data.test=none.jsonl: There is no file 'none.jsonl'"),
+        ("technique={name: lora, rnk: 3}", "technique.rnk: There is no option 'rnk'"),
+        ("training", "written as key=value"),
+        ("=3", "written as key=value"),
+        ("training..seed=3", "written as key=value"),
+        ("model.size=3", "model holds 'm', which has no parts"),
+        ("data.train.first=x", "data.train holds 'train.jsonl', which has no parts"),
+    ],
+)
+def test_a_wrong_override_is_named_as_it_was_written(
+    load: Callable[..., Recipe], override: str, said: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(override)
+    assert said in str(caught.value)
+
+
+def test_an_override_that_contradicts_the_file_is_an_error(load: Callable[..., Recipe]) -> None:
+    with pytest.raises(RecipeError, match=r"max_steps=5: Both max_steps and epochs"):
+        load("training.max_steps=5", added="training: {epochs: 2}\n")
+    recipe = load("training.max_steps=5", "training.epochs=null", added="training: {epochs: 2}\n")
+    assert recipe.training.max_steps == 5
