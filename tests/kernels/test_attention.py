@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tunesmith.kernels.attention import by_document, document_spans, packed_attention
+from tunesmith.kernels import native
+from tunesmith.kernels.attention import (
+    by_document,
+    document_spans,
+    packed_attention,
+    packed_rotary_attention,
+)
 
 
 def plain(
@@ -108,6 +114,38 @@ def test_plain_path_by_document_equals_the_formula(causal: bool, window: int | N
     spans = document_spans(boundaries(lengths), causal=causal, window=window)
     actual = by_document(*tensors, spans, scale=8**-0.5)
     assert distance(actual, plain(*tensors, lengths, causal, window)) <= 1e-10
+
+
+@pytest.mark.parametrize("plain_path", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_joint_rotary_attention_equals_its_parts(
+    plain_path: bool, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if plain_path:
+        monkeypatch.setattr(native, "usable", lambda *tensors: False)
+    lengths, heads, key_heads, size = [30, 5, 61], 4, 2, 16
+    rows = sum(lengths)
+    torch.manual_seed(1)
+    qkv = torch.randn(rows, (heads + 2 * key_heads) * size, dtype=dtype)
+    angles = torch.randn(rows, size // 2).repeat(1, 2)
+    cos, sin = angles.cos(), angles.sin()
+
+    def by_parts(joint: Tensor) -> Tensor:
+        q, k, v = joint.view(1, rows, -1, size).split([heads, key_heads, key_heads], 2)
+        q, k = (
+            x * cos[:, None]
+            + torch.cat([-x[..., size // 2 :], x[..., : size // 2]], -1) * sin[:, None]
+            for x in (q, k)
+        )
+        return plain(*(x.transpose(1, 2) for x in (q, k, v)), lengths, True, None)
+
+    exact = qkv.double().requires_grad_()
+    expected = all_of(by_parts(exact).transpose(1, 2).reshape(rows, -1), [exact])
+    joint = qkv.clone().requires_grad_()
+    spans = document_spans(boundaries(lengths), causal=True, block_rows=32)
+    output = packed_rotary_attention(joint * 1.0, cos, sin, heads, key_heads, spans)
+    for ours, theirs in zip(all_of(output, [joint]), expected, strict=True):
+        assert distance(ours, theirs) <= tolerance
 
 
 def test_no_document_sees_another() -> None:

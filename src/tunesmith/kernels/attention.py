@@ -29,6 +29,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels import native
+from tunesmith.kernels.rotary import rotate_
+
 BLOCK_ROWS = 256
 """Most queries of one block (measured: see benchmarks/kernels_cpu.py)."""
 
@@ -205,6 +208,41 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tens
     return output_THK.transpose(0, 1)[None]
 
 
+def packed_rotary_attention(
+    qkv_TC: Tensor,
+    cos_TK: Tensor,
+    sin_TK: Tensor,
+    heads: int,
+    key_heads: int,
+    spans: Spans,
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """Rotate queries and keys, then attend: from the joint product of a layer to its output.
+
+    Args:
+        qkv_TC: queries, keys and values of each token side by side, C = (H + 2J) * K. It is
+            **consumed**: rotated in place, so it must be the fresh output of a product that does
+            not save it (`lora_product`) and be used nowhere else.
+        cos_TK, sin_TK: of each token's position, for a whole head, as transformers makes them.
+        heads, key_heads: H and J.
+        spans: from `document_spans`, once a batch.
+        scale: factor of the scores; None is 1/sqrt(K).
+
+    Returns [T, H * K]. Only on the CPU; elsewhere use `rotary` and `packed_attention`.
+    """
+    size = cos_TK.shape[-1]
+    output_TC: Tensor = _RotaryAttention.apply(  # type: ignore[no-untyped-call]
+        qkv_TC,
+        cos_TK.float().contiguous(),
+        sin_TK.float().contiguous(),
+        (heads, key_heads),
+        spans,
+        size**-0.5 if scale is None else scale,
+    )
+    return output_TC
+
+
 class _BlockAttention(torch.autograd.Function):
     """Blocks of scores; saved: q, k, v, the output, and the log-sum-exp of each query."""
 
@@ -212,14 +250,7 @@ class _BlockAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q_THK: Tensor, k_TJK: Tensor, v_TJK: Tensor, spans: Spans, scale: float
     ) -> Tensor:
-        heads = q_THK.shape[1]
-        output_THK = torch.empty_like(q_THK, memory_format=torch.contiguous_format)
-        normaliser_HT = q_THK.new_empty(heads, q_THK.shape[0], dtype=_softmax_dtype(q_THK))
-        for block in spans.blocks:
-            rows, keys = slice(block.first, block.last), slice(block.key_first, block.key_last)
-            scores_HQT = _scores(q_THK[rows], k_TJK[keys], scale)
-            normaliser_HT[:, rows] = _softmax_(scores_HQT, spans, block)
-            _weighted(scores_HQT.to(v_TJK.dtype), v_TJK[keys], output_THK[rows])
+        output_THK, normaliser_HT = _attend(q_THK, k_TJK, v_TJK, spans, scale)
         ctx.save_for_backward(q_THK, k_TJK, v_TJK, output_THK, normaliser_HT)
         ctx.spans, ctx.scale = spans, scale
         return output_THK
@@ -228,27 +259,109 @@ class _BlockAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
         q_THK, k_TJK, v_TJK, output_THK, normaliser_HT = ctx.saved_tensors
-        spans, scale = ctx.spans, ctx.scale
-        dtype = normaliser_HT.dtype
-        delta_HT = (output_THK.to(dtype) * grad_THK.to(dtype)).sum(-1).T
-        gq_THK = torch.empty_like(output_THK)
-        gk_TJK = k_TJK.new_zeros(k_TJK.shape, dtype=dtype)
-        gv_TJK = v_TJK.new_zeros(v_TJK.shape, dtype=dtype)
-        groups = k_TJK.shape[1]
-        for block in spans.blocks:
-            rows, keys = slice(block.first, block.last), slice(block.key_first, block.key_last)
-            scores_HQT = _scores(q_THK[rows], k_TJK[keys], scale)
-            back_HQT = _scores(grad_THK[rows], v_TJK[keys], 1.0)
-            _softmax_backward_(
-                scores_HQT, back_HQT, normaliser_HT[:, rows], delta_HT[:, rows], spans, block
-            )
-            weights_JQT = _grouped(scores_HQT.to(q_THK.dtype), groups)
-            back_JQT = _grouped(back_HQT.to(q_THK.dtype), groups)
-            q_JQK, grad_JQK = _fold(q_THK[rows], groups), _fold(grad_THK[rows], groups)
-            _weighted(back_HQT.to(q_THK.dtype), k_TJK[keys], gq_THK[rows], scale)
-            gv_TJK[keys] += torch.bmm(weights_JQT.transpose(1, 2), grad_JQK).transpose(0, 1)
-            gk_TJK[keys] += torch.bmm(back_JQT.transpose(1, 2), q_JQK).transpose(0, 1) * scale
-        return gq_THK, gk_TJK.to(k_TJK.dtype), gv_TJK.to(v_TJK.dtype), None, None
+        gradients = tuple(x.new_empty(x.shape) for x in (q_THK, k_TJK, v_TJK))
+        _attend_backward(
+            grad_THK,
+            (q_THK, k_TJK, v_TJK),
+            output_THK,
+            normaliser_HT,
+            ctx.spans,
+            ctx.scale,
+            gradients,
+        )
+        return (*gradients, None, None)
+
+
+class _RotaryAttention(torch.autograd.Function):
+    """The same from one joint tensor, whose gradient is written in the same layout."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv_TC: Tensor,
+        cos_TK: Tensor,
+        sin_TK: Tensor,
+        heads: tuple[int, int],
+        spans: Spans,
+        scale: float,
+    ) -> Tensor:
+        rotate_(qkv_TC, cos_TK, sin_TK, sum(heads))
+        q_THK, k_TJK, v_TJK = _parts(qkv_TC, heads, cos_TK.shape[-1])
+        output_THK, normaliser_HT = _attend(q_THK, k_TJK, v_TJK, spans, scale)
+        ctx.save_for_backward(qkv_TC, cos_TK, sin_TK, output_THK, normaliser_HT)
+        ctx.heads, ctx.spans, ctx.scale = heads, spans, scale
+        return output_THK.view(output_THK.shape[0], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TC: Tensor) -> tuple[Tensor | None, ...]:
+        qkv_TC, cos_TK, sin_TK, output_THK, normaliser_HT = ctx.saved_tensors
+        size = cos_TK.shape[-1]
+        back_TC = torch.empty_like(qkv_TC)
+        _attend_backward(
+            grad_TC.reshape(output_THK.shape),
+            _parts(qkv_TC, ctx.heads, size),
+            output_THK,
+            normaliser_HT,
+            ctx.spans,
+            ctx.scale,
+            _parts(back_TC, ctx.heads, size),
+        )
+        rotate_(back_TC, cos_TK, sin_TK, sum(ctx.heads), backward=True)
+        return back_TC, None, None, None, None, None
+
+
+def _parts(qkv_TC: Tensor, heads: tuple[int, int], size: int) -> tuple[Tensor, Tensor, Tensor]:
+    qkv_TNK = qkv_TC.view(qkv_TC.shape[0], -1, size)
+    q_THK, k_TJK, v_TJK = torch.split(qkv_TNK, [heads[0], heads[1], heads[1]], 1)
+    return q_THK, k_TJK, v_TJK
+
+
+def _attend(
+    q_THK: Tensor, k_TJK: Tensor, v_TJK: Tensor, spans: Spans, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Return the output [T, H, K] and the log-sum-exp of each query's scores [H, T]."""
+    rows_in_all, heads, size = q_THK.shape
+    output_THK = q_THK.new_empty(rows_in_all, heads, size)
+    normaliser_HT = q_THK.new_empty(heads, rows_in_all, dtype=_softmax_dtype(q_THK))
+    for block in spans.blocks:
+        rows, keys = slice(block.first, block.last), slice(block.key_first, block.key_last)
+        scores_HQT = _scores(q_THK[rows], k_TJK[keys], scale)
+        _softmax_(scores_HQT, normaliser_HT[:, rows], spans, block)
+        _weighted(scores_HQT.to(v_TJK.dtype), v_TJK[keys], output_THK[rows])
+    return output_THK, normaliser_HT
+
+
+def _attend_backward(
+    grad_THK: Tensor,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    output_THK: Tensor,
+    normaliser_HT: Tensor,
+    spans: Spans,
+    scale: float,
+    gradients: tuple[Tensor, ...],
+) -> None:
+    """Write the gradients of the inputs q, k and v into `gradients`."""
+    q_THK, k_TJK, v_TJK = inputs
+    dtype, groups = normaliser_HT.dtype, k_TJK.shape[1]
+    delta_HT = (output_THK.to(dtype) * grad_THK.to(dtype)).sum(-1).T.contiguous()
+    gq_THK = gradients[0]
+    # Keys are seen by several blocks: their gradients add up, in the softmax's precision.
+    gk_TJK, gv_TJK = (g.zero_() if g.dtype == dtype else g.to(dtype).zero_() for g in gradients[1:])
+    for block in spans.blocks:
+        rows, keys = slice(block.first, block.last), slice(block.key_first, block.key_last)
+        scores_HQT = _scores(q_THK[rows], k_TJK[keys], scale)
+        back_HQT = _scores(grad_THK[rows], v_TJK[keys], 1.0)
+        _softmax_backward_(
+            scores_HQT, back_HQT, normaliser_HT[:, rows], delta_HT[:, rows], spans, block
+        )
+        weights_HQT, back_HQT = scores_HQT.to(q_THK.dtype), back_HQT.to(q_THK.dtype)
+        _weighted(back_HQT, k_TJK[keys], gq_THK[rows], scale)
+        gv_TJK[keys] += _gathered(weights_HQT, grad_THK[rows], groups)
+        gk_TJK[keys] += _gathered(back_HQT, q_THK[rows], groups).mul_(scale)
+    for target, total in zip(gradients[1:], (gk_TJK, gv_TJK), strict=True):
+        if target is not total:
+            target.copy_(total)
 
 
 def _softmax_dtype(q_THK: Tensor) -> torch.dtype:
@@ -284,12 +397,20 @@ def _weighted(weights_HQT: Tensor, v_TJK: Tensor, out_QHK: Tensor, scale: float 
     torch.mul(mixed, scale, out=out_QHK) if scale != 1.0 else out_QHK.copy_(mixed)
 
 
-def _softmax_(scores_HQT: Tensor, spans: Spans, block: Block) -> Tensor:
-    """Softmax in place over each query's range of keys; returns the log-sum-exp, [H, Q]."""
+def _gathered(weights_HQT: Tensor, rows_QHK: Tensor, groups: int) -> Tensor:
+    """Return weights^T rows, summed over the query heads of each key head: [T, J, K]."""
+    weights_JQT = _grouped(weights_HQT, groups)
+    return torch.bmm(weights_JQT.transpose(1, 2), _fold(rows_QHK, groups)).transpose(0, 1)
+
+
+def _softmax_(scores_HQT: Tensor, normaliser_HQ: Tensor, spans: Spans, block: Block) -> None:
+    """Softmax in place over each query's range of keys; writes the log-sum-exp, [H, Q]."""
+    if native.usable(scores_HQT):
+        native.call("softmax_spans", scores_HQT, normaliser_HQ, *_ranges(scores_HQT, spans, block))
+        return
     scores_HQT.masked_fill_(~spans.mask(block), -torch.inf)
-    normaliser_HQ = scores_HQT.logsumexp(-1)
+    normaliser_HQ.copy_(scores_HQT.logsumexp(-1))
     scores_HQT.sub_(normaliser_HQ[..., None]).exp_()
-    return normaliser_HQ
 
 
 def _softmax_backward_(
@@ -301,6 +422,16 @@ def _softmax_backward_(
     block: Block,
 ) -> None:
     """In place: scores become attention weights, `back` (grad v^T) the gradient of the scores."""
+    if native.usable(scores_HQT, back_HQT):
+        tensors = (scores_HQT, back_HQT, normaliser_HQ, delta_HQ)
+        native.call("softmax_spans_backward", *tensors, *_ranges(scores_HQT, spans, block))
+        return
     scores_HQT.masked_fill_(~spans.mask(block), -torch.inf)
     scores_HQT.sub_(normaliser_HQ[..., None]).exp_()
     back_HQT.sub_(delta_HQ[..., None]).mul_(scores_HQT)
+
+
+def _ranges(scores_HQT: Tensor, spans: Spans, block: Block) -> tuple[Tensor | int, ...]:
+    """Arguments of the compiled softmaxes: ranges of keys, sizes, tokens in the whole row."""
+    low, high = spans.low_T[block.first : block.last], spans.high_T[block.first : block.last]
+    return low, high, block.key_first, *scores_HQT.shape, len(spans.low_T)

@@ -4,7 +4,7 @@
 
 This is PEFT's LoRA layer as one autograd function: it keeps the input and the low-rank
 activations, nothing else; the product of full size is never stored twice, and the gradient of the
-frozen weight is never formed. `lora_linears` does several layers of one input (query, key, value;
+frozen weight is never formed. `lora_product` does several layers of one input (query, key, value;
 gate, up) at once: one product with their weights laid one under another.
 
 Shapes: T tokens, D input size, O output size, R rank. Leading dimensions of x may be any.
@@ -51,17 +51,17 @@ def lora_linear(
     gradients come back in its own. Dropout draws from torch's generator exactly as `nn.Dropout`.
     """
     adapter = LowRank(a_RD, b_OR, scaling, dropout)
-    return lora_linears(x, weight_OD, bias_O, [adapter], [weight_OD.shape[0]])[0]
+    return lora_product(x, weight_OD, bias_O, [adapter], [weight_OD.shape[0]])
 
 
-def lora_linears(
+def lora_product(
     x: Tensor,
     weight_OD: Tensor,
     bias_O: Tensor | None,
     adapters: Sequence[LowRank | None],
     sizes: Sequence[int],
-) -> tuple[Tensor, ...]:
-    """Return the outputs of several frozen layers of one input, each with its adapter.
+) -> Tensor:
+    """Return the outputs of several frozen layers of one input, side by side: [..., O].
 
     Args:
         x: the input of all, [..., D].
@@ -70,25 +70,34 @@ def lora_linears(
         adapters: one for each layer, or None for a layer that learns nothing.
         sizes: output size of each; they sum to O.
 
-    The outputs are slices of one tensor. Raises ValueError where sizes and weight disagree.
+    The output is saved by nobody here, so the next function may change it in place. Computed in
+    the dtype of autocast where that is on, else in that of x; there, the weight is best stored.
+    Raises ValueError where sizes and weight disagree.
     """
     if sum(sizes) != weight_OD.shape[0] or len(sizes) != len(adapters):
         raise ValueError(
             f"{len(adapters)} adapters and outputs {list(sizes)} do not fit a weight with "
             f"{weight_OD.shape[0]} rows"
         )
-    x_TD = x.reshape(-1, x.shape[-1])
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
     low_rank = [t for adapter in adapters if adapter for t in (adapter.a_RD, adapter.b_OR)]
     settings = tuple((ad.scaling, ad.dropout) if ad else None for ad in adapters)
-    y_TO: Tensor = _LowRankProducts.apply(  # type: ignore[no-untyped-call]
-        x_TD, weight_OD, bias_O, settings, tuple(sizes), *low_rank
-    )
-    y = y_TO.view(*x.shape[:-1], y_TO.shape[-1])
-    return (y,) if len(sizes) == 1 else torch.split(y, list(sizes), dim=-1)
+    with torch.autocast(kind, enabled=False):
+        y_TO: Tensor = _LowRankProducts.apply(  # type: ignore[no-untyped-call]
+            x.to(dtype).reshape(-1, x.shape[-1]),
+            weight_OD.to(dtype),
+            None if bias_O is None else bias_O.to(dtype),
+            settings,
+            tuple(sizes),
+            *low_rank,
+        )
+    return y_TO.view(*x.shape[:-1], y_TO.shape[-1])
 
 
 class _LowRankProducts(torch.autograd.Function):
-    """The products of `lora_linears`. Saved: x, each layer's low-rank activations and mask."""
+    """The products of `lora_product`. Saved: x, each layer's low-rank activations and mask."""
 
     @staticmethod
     def forward(

@@ -1,0 +1,233 @@
+/* The element-wise parts of a transformer in one pass each, for processors.
+ *
+ * Plain C, compiled at first use by kernels/native.py; the compiler vectorises the inner loops.
+ * The file includes itself once for each number format: arithmetic is in float32 throughout,
+ * ELEMENT is only how tensors lie in memory. Every loop over rows is split statically among
+ * threads, so a result depends on no timing.
+ */
+#ifndef ELEMENT
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef int64_t size;
+
+/* exp(x) for x <= 88, relative error below 2e-7; inlined so that loops vectorise. */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float n = floorf(x * 1.44269504f + 0.5f);
+    float r = x - n * 0.693359375f;
+    r += n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return p * scale;
+}
+
+static inline float from_bfloat16(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Round to nearest, ties to even; not-a-number stays one. */
+static inline uint16_t to_bfloat16(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
+}
+
+/* Scores of a block become attention weights, each query over its own keys [low, high), zero
+ * elsewhere. scores [heads, queries, keys] in place; normaliser [heads, stride]: log-sum-exp. */
+void softmax_spans(float *scores, float *normaliser, const int32_t *low, const int32_t *high,
+                   size key_first, size heads, size queries, size keys, size stride) {
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < heads * queries; row++) {
+        size query = row % queries;
+        size begin = low[query] - key_first, end = high[query] - key_first;
+        float *s = scores + row * keys;
+        float largest = -INFINITY, total = 0.0f;
+#pragma omp simd reduction(max : largest)
+        for (size i = begin; i < end; i++) largest = s[i] > largest ? s[i] : largest;
+#pragma omp simd reduction(+ : total)
+        for (size i = begin; i < end; i++) {
+            s[i] = exponential(s[i] - largest);
+            total += s[i];
+        }
+        float inverse = 1.0f / total;
+        for (size i = 0; i < begin; i++) s[i] = 0.0f;
+#pragma omp simd
+        for (size i = begin; i < end; i++) s[i] *= inverse;
+        for (size i = end; i < keys; i++) s[i] = 0.0f;
+        normaliser[(row / queries) * stride + query] = largest + logf(total);
+    }
+}
+
+/* Backward of the above: scores become the weights again, back (grad v^T) the gradient of the
+ * scores: weight * (back - delta). delta and normaliser [heads, stride]. */
+void softmax_spans_backward(float *scores, float *back, const float *normaliser,
+                            const float *delta, const int32_t *low, const int32_t *high,
+                            size key_first, size heads, size queries, size keys, size stride) {
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < heads * queries; row++) {
+        size query = row % queries, place = (row / queries) * stride + query;
+        size begin = low[query] - key_first, end = high[query] - key_first;
+        float *s = scores + row * keys, *b = back + row * keys;
+        float shift = normaliser[place], mean = delta[place];
+        for (size i = 0; i < begin; i++) s[i] = b[i] = 0.0f;
+#pragma omp simd
+        for (size i = begin; i < end; i++) {
+            s[i] = exponential(s[i] - shift);
+            b[i] = s[i] * (b[i] - mean);
+        }
+        for (size i = end; i < keys; i++) s[i] = b[i] = 0.0f;
+    }
+}
+
+/* Logits of a chunk of rows: log-probability of each target, whether it is the largest, and,
+ * where upstream is given, the logits become the gradient upstream * (onehot - softmax). */
+void token_softmax(float *logits, const int64_t *targets, const float *upstream,
+                   float *logprobs, uint8_t *correct, size rows, size vocabulary) {
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < rows; row++) {
+        float *z = logits + row * vocabulary;
+        float wanted = z[targets[row]], largest = -INFINITY, total = 0.0f;
+#pragma omp simd reduction(max : largest)
+        for (size i = 0; i < vocabulary; i++) largest = z[i] > largest ? z[i] : largest;
+        if (upstream) {
+#pragma omp simd reduction(+ : total)
+            for (size i = 0; i < vocabulary; i++) {
+                z[i] = exponential(z[i] - largest);
+                total += z[i];
+            }
+            float factor = -upstream[row] / total;
+#pragma omp simd
+            for (size i = 0; i < vocabulary; i++) z[i] *= factor;
+            z[targets[row]] += upstream[row];
+        } else {
+#pragma omp simd reduction(+ : total)
+            for (size i = 0; i < vocabulary; i++) total += exponential(z[i] - largest);
+        }
+        logprobs[row] = wanted - largest - logf(total);
+        correct[row] = wanted >= largest;
+    }
+}
+
+#define ELEMENT float
+#define NAME(x) x##_float32
+#define LOAD(x) (x)
+#define STORE(x) (x)
+#include "native.c"
+#undef ELEMENT
+#undef NAME
+#undef LOAD
+#undef STORE
+#define ELEMENT uint16_t
+#define NAME(x) x##_bfloat16
+#define LOAD(x) from_bfloat16(x)
+#define STORE(x) to_bfloat16(x)
+#include "native.c"
+
+#else
+
+/* y = x / rms(x) * weight by rows; inverse[row] = 1 / rms, kept for the backward pass. */
+void NAME(rms_norm)(const ELEMENT *restrict x, const float *restrict weight,
+                    ELEMENT *restrict y, float *restrict inverse, float epsilon, size rows,
+                    size width) {
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < rows; row++) {
+        const ELEMENT *in = x + row * width;
+        ELEMENT *out = y + row * width;
+        float total = 0.0f;
+#pragma omp simd reduction(+ : total)
+        for (size i = 0; i < width; i++) total += LOAD(in[i]) * LOAD(in[i]);
+        float scale = 1.0f / sqrtf(total / (float)width + epsilon);
+        inverse[row] = scale;
+#pragma omp simd
+        for (size i = 0; i < width; i++) out[i] = STORE(LOAD(in[i]) * scale * weight[i]);
+    }
+}
+
+/* Gradient of the input: inverse * (grad * weight - normal * mean(grad * weight * normal)). */
+void NAME(rms_norm_backward)(const ELEMENT *restrict grad, const ELEMENT *restrict x,
+                             const float *restrict weight, const float *restrict inverse,
+                             ELEMENT *restrict gx, size rows, size width) {
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < rows; row++) {
+        const ELEMENT *in = x + row * width, *g = grad + row * width;
+        ELEMENT *out = gx + row * width;
+        float scale = inverse[row], total = 0.0f;
+#pragma omp simd reduction(+ : total)
+        for (size i = 0; i < width; i++) total += LOAD(g[i]) * weight[i] * LOAD(in[i]);
+        float along = total * scale * scale * scale / (float)width;
+#pragma omp simd
+        for (size i = 0; i < width; i++)
+            out[i] = STORE(LOAD(g[i]) * weight[i] * scale - LOAD(in[i]) * along);
+    }
+}
+
+/* h = silu(gate) * up; a row of gate_up is gate then up, `width` each. */
+void NAME(swiglu)(const ELEMENT *restrict gate_up, ELEMENT *restrict h, size rows, size width) {
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < rows; row++) {
+        const ELEMENT *gate = gate_up + row * 2 * width, *up = gate + width;
+        ELEMENT *out = h + row * width;
+#pragma omp simd
+        for (size i = 0; i < width; i++) {
+            float a = LOAD(gate[i]);
+            out[i] = STORE(a / (1.0f + exponential(-a)) * LOAD(up[i]));
+        }
+    }
+}
+
+void NAME(swiglu_backward)(const ELEMENT *restrict grad, const ELEMENT *restrict gate_up,
+                           ELEMENT *restrict back, size rows, size width) {
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < rows; row++) {
+        const ELEMENT *gate = gate_up + row * 2 * width, *up = gate + width;
+        const ELEMENT *g = grad + row * width;
+        ELEMENT *to_gate = back + row * 2 * width, *to_up = to_gate + width;
+#pragma omp simd
+        for (size i = 0; i < width; i++) {
+            float a = LOAD(gate[i]), b = LOAD(up[i]), c = LOAD(g[i]);
+            float sigmoid = 1.0f / (1.0f + exponential(-a));
+            to_gate[i] = STORE(c * b * sigmoid * (1.0f + a * (1.0f - sigmoid)));
+            to_up[i] = STORE(c * a * sigmoid);
+        }
+    }
+}
+
+/* Rotate the first `heads` heads of each row in place (halves, as Llama pairs them); direction -1
+ * is the backward pass. cos, sin [rows, head]; a row of x is `stride` elements apart. */
+void NAME(rotary)(ELEMENT *restrict x, const float *restrict cosine, const float *restrict sine,
+                  float direction, size rows, size heads, size head, size stride) {
+    size half = head / 2;
+#pragma omp parallel for schedule(static)
+    for (size row = 0; row < rows; row++) {
+        const float *c = cosine + row * head, *s = sine + row * head;
+        const float *s_first = direction > 0 ? s : s + half;
+        const float *s_second = direction > 0 ? s + half : s;
+        for (size h = 0; h < heads; h++) {
+            ELEMENT *first = x + row * stride + h * head, *second = first + half;
+#pragma omp simd
+            for (size i = 0; i < half; i++) {
+                float a = LOAD(first[i]), b = LOAD(second[i]);
+                first[i] = STORE(a * c[i] - direction * b * s_first[i]);
+                second[i] = STORE(b * c[i + half] + direction * a * s_second[i]);
+            }
+        }
+    }
+}
+
+#endif

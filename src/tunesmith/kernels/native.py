@@ -1,0 +1,136 @@
+"""The compiled element-wise kernels: `native.c`, built by the C compiler at first use.
+
+    native() ──> Native(library | None, reason)
+
+The shared library is kept in a cache under the hash of its source, the compiler, its flags and the
+processor's features, so that it is built once and never runs on a processor that it was not built
+for. Where there is no compiler, or anything at all goes wrong, `library` is None, the reason says
+why, and every kernel takes its path in PyTorch: slower, the same numbers. Nothing is built at
+install or import. Threads are those of PyTorch: its OpenMP library is already in the process, and
+the kernels are linked against no second one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("native.c")
+_FLAGS = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+_VARIANTS = (
+    ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
+    ("-march=native", "-fopenmp"),
+    ("-march=native",),
+    (),
+)
+_SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Native:
+    """The compiled kernels, or why there are none."""
+
+    library: ctypes.CDLL | None
+    reason: str
+
+
+@cache
+def native() -> Native:
+    """Return the compiled kernels, building them if this machine has not yet. Never raises."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return Native(None, "no C compiler was found")
+    reason = ""
+    for flags in _VARIANTS:
+        try:
+            path = _built(compiler.split(), (*_FLAGS, *flags))
+            return Native(ctypes.CDLL(str(path)), f"compiled with {' '.join(flags) or 'no flags'}")
+        except (OSError, subprocess.SubprocessError) as error:
+            stderr = getattr(error, "stderr", None)
+            reason = (stderr or str(error)).strip().splitlines()[-1]
+    return Native(None, f"the C compiler failed: {reason}")
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Say whether the compiled kernels take these tensors: contiguous, one format, on the CPU."""
+    dtype = tensors[0].dtype
+    return (
+        dtype in _SUFFIX
+        and all(t.device.type == "cpu" and t.dtype == dtype for t in tensors)
+        and all(t.is_contiguous() for t in tensors)
+        and native().library is not None
+    )
+
+
+def call(
+    function: str, *arguments: Tensor | int | float | None, dtype: torch.dtype | None = None
+) -> None:
+    """Call a kernel: tensors go as pointers, whole numbers as int64, others as float32.
+
+    `dtype` picks the variant for that number format; None where the kernel has only one.
+    """
+    name = function if dtype is None else f"{function}_{_SUFFIX[dtype]}"
+    getattr(native().library, name)(*map(_argument, arguments))
+
+
+def _argument(value: Tensor | int | float | None) -> object:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return ctypes.c_void_p(None) if value is None else ctypes.c_int64(value)
+
+
+def _built(compiler: Sequence[str], flags: Sequence[str]) -> Path:
+    """Return the shared library for this source, compiler, flags and processor."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=30)
+    what = (SOURCE.read_bytes(), version.stdout, " ".join(flags).encode(), _processor())
+    key = hashlib.sha256(b"\0".join(what)).hexdigest()[:20]
+    folder = _cache_folder()
+    path = folder / f"kernels-{key}.so"
+    if path.exists():
+        return path
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        compiled, linked = Path(scratch) / "native.o", Path(scratch) / "native.so"
+        # Two steps, the second without -fopenmp: linking with it would load a second OpenMP.
+        for command in (
+            [*compiler, *flags, "-c", str(SOURCE), "-o", str(compiled)],
+            [*compiler, "-shared", str(compiled), "-o", str(linked), "-lm"],
+        ):
+            subprocess.run(command, capture_output=True, check=True, text=True, timeout=120)
+        ctypes.CDLL(str(linked))
+        linked.replace(path)
+    return path
+
+
+def _cache_folder() -> Path:
+    """Our cache, or a folder of this process where that cannot be written."""
+    home = os.environ.get("TUNESMITH_HOME") or Path.home() / ".cache" / "tunesmith"
+    folder = Path(home) / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="tunesmith-kernels-"))
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="tunesmith-"))
+
+
+def _processor() -> bytes:
+    """What `-march=native` depends on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        kinds = ("flags", "Features", "model name", "CPU part")
+        return "\n".join(sorted({line for line in lines if line.startswith(kinds)})).encode()
+    return f"{platform.machine()} {platform.processor()} {platform.platform()}".encode()
