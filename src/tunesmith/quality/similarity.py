@@ -35,7 +35,8 @@ class Signatures:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self.shingles = [_shingles(text) for text in texts]
+        hash_of = _WordHashes()
+        self.shingles = [_shingles(text, hash_of) for text in texts]
         self._hashes_NP = _min_hashes(self.shingles)
 
     def candidates(self) -> Iterator[list[int]]:
@@ -55,13 +56,20 @@ class Signatures:
         return shared / (len(a) + len(b) - shared) if shared else 0.0
 
 
-def _shingles(text: str) -> NDArray[np.uint64]:
+class _WordHashes(dict[str, int]):
+    """Hashes of words, each computed once."""
+
+    def __missing__(self, word: str) -> int:
+        return self.setdefault(word, zlib.crc32(word.encode()))
+
+
+def _shingles(text: str, hash_of: _WordHashes) -> NDArray[np.uint64]:
     """Return the distinct hashes of neighbouring words; of the words alone if there is but one."""
     folded = text.casefold()
     words = _LETTERS.findall(folded) or _WORD.findall(folded)
     if not words:
         return np.zeros(0, dtype=np.uint64)
-    hashes = np.array([zlib.crc32(word.encode()) for word in words], dtype=np.uint64)
+    hashes = np.fromiter(map(hash_of.__getitem__, words), np.uint64, len(words))
     if len(hashes) > 1:
         hashes = hashes[:-1] * np.uint64(0x9E3779B97F4A7C15) + hashes[1:]
     return np.unique(hashes)

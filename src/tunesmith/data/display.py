@@ -1,0 +1,26 @@
+"""Shows an encoded text as the model will see it, parted by what is learnt.
+
+Ids and weights go in, texts come out; colours are the terminal's concern.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from tunesmith.data.batch import EncodedStream
+
+
+def pieces(tokenizer: Any, stream: EncodedStream) -> list[tuple[str, bool]]:
+    """Return the text in pieces, each with whether its tokens are learnt.
+
+    A character whose bytes are parted between two pieces shows as a replacement character.
+    """
+    weights = stream.weights or (0.0,) * len(stream.ids)
+    learnt = [bool(weight) and place > 0 for place, weight in enumerate(weights)]
+    return [
+        (tokenizer.decode([token for token, _ in group], skip_special_tokens=False), is_learnt)
+        for is_learnt, group in groupby(
+            zip(stream.ids, learnt, strict=True), key=lambda pair: pair[1]
+        )
+    ]
