@@ -12,7 +12,6 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith.cli.contracts import ChatDocument, TurnDetails
 from tunesmith.cli.output import Json, Output, RunArgument, RunsDir, output
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ def chat(
     who: tuple[Who, ...] = ("base", "tuned") if compare else ("base",) if base else ("tuned",)
     with output(as_json) as out:
         from tunesmith import api
+        from tunesmith.cli.contracts import ChatDocument, TurnDetails
 
         opened = api.open_run(run, runs_dir=runs_dir)
         conversation = _Conversation(opened, who, system, temperature)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from tunesmith.cli.contracts import CheckDocument, PartDetails, RecordDetails, ShownDetails
 from tunesmith.cli.output import Json, Output, Overrides, output
 
 if TYPE_CHECKING:
+    from tunesmith.cli.contracts import CheckDocument, PartDetails, RecordDetails, ShownDetails
     from tunesmith.console import Console
 
 _LISTED = 5
@@ -43,6 +43,7 @@ def check(
     """
     with output(as_json) as out:
         from tunesmith import api
+        from tunesmith.cli.contracts import CheckDocument
 
         result = api.check(recipe, overrides=overrides or (), show=show, console=out.console)
         document = CheckDocument.model_validate(result)

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.contracts import EvaluateDocument
 from tunesmith.cli.output import Json, RunArgument, RunsDir, output
 from tunesmith.cli.verdict import outcome, show_verdict
 
@@ -33,6 +32,7 @@ def evaluate(
     """
     with output(as_json) as out:
         from tunesmith import api
+        from tunesmith.cli.contracts import EvaluateDocument
 
         opened = api.open_run(run, runs_dir=runs_dir)
         evaluation = api.evaluate(opened, data, console=out.console)

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.contracts import InitDocument
 from tunesmith.cli.output import Json, output
 from tunesmith.errors import InputError, suggest
 
@@ -45,6 +44,8 @@ def init(
       tunesmith init prose --task language_modeling --model Qwen/Qwen3-0.6B
     """
     with output(as_json) as out:
+        from tunesmith.cli.contracts import InitDocument
+
         made = write_starter(directory, task, model or _default_model(task))
         recipe = shlex.quote(str(directory / "recipe.yaml"))
         steps = [

@@ -30,7 +30,6 @@ from tunesmith.cli import (
     report,
     train,
 )
-from tunesmith.cli.contracts import ErrorDetails, ErrorDocument
 from tunesmith.console import stdout_line
 
 PROGRAM = "tunesmith"
@@ -142,6 +141,8 @@ def _of_usage(error: Exception) -> failure.Failure:
 def _fail(failed: failure.Failure, arguments: Sequence[str]) -> int:
     try:
         if "--json" in arguments:
+            from tunesmith.cli.contracts import ErrorDetails, ErrorDocument
+
             document = ErrorDocument(
                 error=ErrorDetails(what=failed.what, where=failed.where, fix=failed.fix),
                 exit_code=failed.exit_code,

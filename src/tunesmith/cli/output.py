@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunesmith.cli.contracts import Document
 from tunesmith.console import Console, stdout_line
+
+if TYPE_CHECKING:
+    from tunesmith.cli.contracts import Document
 
 _WIDE = 160
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunesmith.cli.contracts import PredictDocument, PredictionDetails
 from tunesmith.cli.output import Json, Output, RunArgument, RunsDir, output
 from tunesmith.errors import DataError
 
@@ -53,6 +52,7 @@ def predict(
         inputs: list[Any] = list(texts or []) if file is None else read_inputs(file)
 
         from tunesmith import api
+        from tunesmith.cli.contracts import PredictDocument, PredictionDetails
 
         opened = api.open_run(run, runs_dir=runs_dir)
         predictions = opened.predict(inputs)

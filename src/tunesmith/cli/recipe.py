@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.contracts import RecipeDocument, RecipeSchemaDocument
 from tunesmith.cli.output import Json, Overrides, output
 
 app = typer.Typer(help="Look at recipes: every option there is, and every default.")
@@ -26,6 +25,7 @@ def schema(as_json: Json = False) -> None:
       # yaml-language-server: $schema=recipe.schema.json
     """
     with output(as_json) as out:
+        from tunesmith.cli.contracts import RecipeSchemaDocument
         from tunesmith.recipes.json_schema import recipe_schema
 
         made = recipe_schema()
@@ -47,6 +47,7 @@ def show(
       tunesmith recipe show recipe.yaml --set technique.rank=8
     """
     with output(as_json) as out:
+        from tunesmith.cli.contracts import RecipeDocument
         from tunesmith.recipes.load import load_recipe
 
         loaded = load_recipe(recipe, overrides or ())

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.contracts import ReportDocument
 from tunesmith.cli.output import Json, RunArgument, RunsDir, output
 
 
@@ -27,6 +26,7 @@ def report(
     """
     with output(as_json) as out:
         from tunesmith import api
+        from tunesmith.cli.contracts import ReportDocument
         from tunesmith.evidence.report import write_report
 
         opened = api.open_run(run, runs_dir=runs_dir)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunesmith.cli.contracts import TrainDocument
 from tunesmith.cli.output import Json, Output, Overrides, RunsDir, output
 from tunesmith.cli.verdict import outcome, show_verdict
 from tunesmith.errors import InputError
@@ -58,6 +57,7 @@ def train(
         raise typer.BadParameter("A resumed run keeps its options.", param_hint="--set")
     with output(as_json) as out:
         from tunesmith import api
+        from tunesmith.cli.contracts import TrainDocument
 
         if resume is None:
             assert recipe is not None  # one of the two was given

@@ -1,0 +1,210 @@
+"""A stand-in for `tunesmith.api`: commands are tested without torch and without training."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+import tunesmith
+from tunesmith.cli import main
+
+METRICS = {
+    "schema_version": 1,
+    "verdict": "improved",
+    "primary": "log_likelihood",
+    "confidence": 0.95,
+    "resamples": 1000,
+    "metrics": {
+        "log_likelihood": {
+            "before": -2.5,
+            "after": -1.5,
+            "difference": 1.0,
+            "interval": [0.5, 1.5],
+            "p_value": 0.001,
+            "p_holm": 0.001,
+            "detectable": 0.7,
+            "n": 100,
+            "unit": "nats per token",
+            "description": "mean log-likelihood",
+            "higher_is_better": True,
+        },
+        "exact_match": {
+            "before": 0.1,
+            "after": 0.2,
+            "difference": 0.1,
+            "interval": [-0.1, 0.3],
+            "p_value": 0.3,
+            "p_holm": 0.3,
+            "detectable": None,
+            "n": 32,
+            "unit": "",
+            "description": "answers that are exactly right",
+            "higher_is_better": True,
+        },
+    },
+}
+SUMMARY = {
+    "task": "instruct",
+    "tokens": 12345,
+    "seconds": 10.0,
+    "tokens_per_second": 1234.5,
+    "trainable_parameters": 1000,
+    "peak_memory_bytes": 2**30,
+}
+
+
+@dataclass
+class FakeRun:
+    """A finished run that answers by saying who it is and what was said last."""
+
+    path: Path
+    metrics: dict[str, Any] = field(default_factory=lambda: METRICS)
+    summary: dict[str, Any] = field(default_factory=lambda: SUMMARY)
+    heard: list[Any] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        return str(self.metrics["verdict"])
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def predict(self, inputs: Any, *, who: str = "tuned") -> list[Any]:
+        self.heard = list(inputs)
+        return [
+            SimpleNamespace(text=f"answer to {given}", probabilities={}) for given in self.heard
+        ]
+
+    def stream(
+        self, messages: Any, *, who: str = "tuned", temperature: float = 0.0
+    ) -> Iterator[str]:
+        self.heard.append((who, messages, temperature))
+        yield who
+        yield ": "
+        yield f"{len(messages)} {messages[-1]['content']}"
+
+
+class FakeApi(ModuleType):
+    """What commands call; `calls` remembers it, `fails` is raised by the next call."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("tunesmith.api")
+        self.run = FakeRun(folder / "runs" / "demo-1")
+        self.calls: list[tuple[str, Any, dict[str, Any]]] = []
+        self.fails: BaseException | None = None
+
+    def _called(self, name: str, given: Any, options: dict[str, Any]) -> None:
+        print("a library prints")  # noqa: T201  # as libraries do, from Python and from C
+        os.write(1, b"a C library prints\n")
+        options.pop("console", None)
+        self.calls.append((name, given, options))
+        if self.fails is not None:
+            raise self.fails
+
+    def train(self, recipe: Any, **options: Any) -> FakeRun:
+        self._called("train", recipe, options)
+        return self.run
+
+    def resume(self, run: Any, **options: Any) -> FakeRun:
+        self._called("resume", run, options)
+        return self.run
+
+    def open_run(self, run: Any, **options: Any) -> FakeRun:
+        self._called("open_run", run, options)
+        return self.run
+
+    def evaluate(self, run: Any, data: Any, **options: Any) -> Any:
+        self._called("evaluate", data, options)
+        return SimpleNamespace(metrics=METRICS)
+
+    def check(self, recipe: Any, **options: Any) -> Any:
+        self._called("check", recipe, options)
+        return CHECKED
+
+
+def _part(records: int) -> SimpleNamespace:
+    return SimpleNamespace(
+        records=records, tokens=900, trained_tokens=300, shortest=3, median=9.0, longest=30
+    )
+
+
+CHECKED = SimpleNamespace(
+    model="smollm2",
+    kind="decoder",
+    task="instruct",
+    technique="lora",
+    format="alpaca",
+    train=_part(80),
+    validation=None,
+    test=_part(20),
+    cut=[SimpleNamespace(origin="train.jsonl:3", reason="12 tokens cut at the end")],
+    dropped=[],
+    classes=None,
+    exact_duplicates=[],
+    near_duplicates=[],
+    leaks=[SimpleNamespace(origin="test.jsonl:7", reason="the same as train.jsonl:9")],
+    parameters=1_000_000,
+    trainable_parameters=10_000,
+    steps=10,
+    memory_bytes=2**30,
+    seconds=61.0,
+    metric="log_likelihood",
+    detectable=0.25,
+    warnings=["1 test record stands in train."],
+    shown=[
+        SimpleNamespace(
+            origin="train.jsonl:1",
+            tokens=[
+                SimpleNamespace(text="Say [hi].", trained=False),
+                SimpleNamespace(text=" Hi", trained=True),
+                SimpleNamespace(text="!", trained=True),
+            ],
+        )
+    ],
+)
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeApi:
+    """Put the stand-in in place of `tunesmith.api`, in an empty current folder."""
+    fake = FakeApi(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tunesmith.api", fake)
+    monkeypatch.setattr(tunesmith, "api", fake, raising=False)
+    return fake
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one document on standard output; anything else there is an error."""
+        read: dict[str, Any] = json.loads(self.out)
+        return read
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """Run a command in this process."""
+
+    def run(*arguments: str) -> Said:
+        code = main.run(arguments)
+        captured = capfd.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    return run

@@ -1,0 +1,74 @@
+"""The package and the help are there at once: they load no torch, nor what is built on it."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "peft", "datasets", "sklearn", "matplotlib", "numpy", "pandas")
+
+SNIPPETS = {
+    "import": "import tunesmith; dir(tunesmith)",
+    "help": "from tunesmith.cli.main import run; assert run(['--help']) == 0",
+    "help of a command": "from tunesmith.cli.main import run; assert run(['train', '-h']) == 0",
+    "version": "from tunesmith.cli.main import run; assert run(['--version']) == 0",
+    "list of models": "from tunesmith.cli.main import run; assert run(['models']) == 0",
+}
+
+
+def _python(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize("name", ["import", "help", "help of a command", "version"])
+def test_nothing_heavy_is_loaded(name: str) -> None:
+    code = f"{SNIPPETS[name]}\nimport sys; print(); print(*sys.modules)"
+    loaded = set(_python(code).splitlines()[-1].split())
+    assert loaded.isdisjoint(HEAVY)
+
+
+RECIPE = """
+import sys
+from tunesmith.recipes import load_recipe, recipe_schema
+load_recipe({"model": "m", "task": "classification", "data": {"train": "."}})
+recipe_schema()
+print(*sys.modules)
+"""
+
+
+def test_recipes_and_the_options_of_all_members_load_no_torch() -> None:
+    assert set(_python(RECIPE).split()).isdisjoint({"torch", "transformers", "peft", "datasets"})
+
+
+@pytest.mark.parametrize("name", ["import", "help"])
+def test_it_takes_less_than_half_a_second_of_processor_time(name: str) -> None:
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    times = []
+    for _ in range(3):
+        before = spent()
+        _python(SNIPPETS[name])
+        times.append(spent() - before)
+    assert min(times) < 0.5
+
+
+def test_the_public_names_are_those_of_the_api() -> None:
+    import tunesmith
+    from tunesmith import api
+
+    for name in set(tunesmith.__all__) - {"errors"}:
+        assert getattr(tunesmith, name) is getattr(api, name)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    import tunesmith
+
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        tunesmith.trian  # noqa: B018
