@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.tiny import tiny_model
 
 from tunesmith.data.batch import Encoded, EncodedStream, collate
 from tunesmith.data.plan import add_counts
@@ -9,7 +10,6 @@ from tunesmith.engine.engine import Engine
 from tunesmith.objectives.classes import Classes
 from tunesmith.objectives.token_likelihood import TokenLikelihood
 from tunesmith.techniques.base import ParameterGroup
-from tests.tiny import tiny_model
 
 DECODERS = ["llama", "qwen2", "qwen3", "gemma3", "mistral", "phi3", "opt", "gpt2", "gpt_neox"]
 ENCODERS = ["bert", "roberta", "distilbert", "deberta-v2"]

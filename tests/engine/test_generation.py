@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from tests.tiny import tiny_model
+
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.generation import Sampling
 

@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 from tunesmith.data.batch import Batch, Encoded, collate
 
 
-def batches(
-    examples: Sequence[Encoded], tokens_per_batch: int, packed: bool
-) -> Iterator[Batch]:
+def batches(examples: Sequence[Encoded], tokens_per_batch: int, packed: bool) -> Iterator[Batch]:
     """Yield all examples, longest first, in batches of at most `tokens_per_batch` tokens.
 
     Args:

@@ -80,7 +80,8 @@ class Engine:
             adapter: `off` answers as the model did before adapters were added.
         """
         with torch.no_grad(), self._mode(training=False), self._adapter(adapter):
-            return self._read(batch.to(self.device), readout, None)
+            found: R = self._read(batch.to(self.device), readout, None)
+            return found
 
     def forward_backward(
         self, batch: Batch, objective: Objective, counts: Mapping[str, float]
@@ -100,7 +101,7 @@ class Engine:
                 name: term.total * (term.weight / counts[name])
                 for name, term in objective.loss(readout, batch).items()
             }
-            torch.stack(list(shares.values())).sum().backward()
+            torch.autograd.backward(torch.stack(list(shares.values())).sum())
         return {name: float(share.detach()) for name, share in shares.items()}, readout
 
     def optimizer_step(self, learning_rate: float) -> float:
@@ -136,7 +137,11 @@ class Engine:
             for name, parameter in self.optimizer.parameters.items():
                 parameter.copy_(state[f"weights/{name}"])
         self.optimizer.load_state_dict(
-            {n.removeprefix("optimizer/"): t for n, t in state.items() if n.startswith("optimizer/")}
+            {
+                n.removeprefix("optimizer/"): t
+                for n, t in state.items()
+                if n.startswith("optimizer/")
+            }
         )
 
     def digest(self) -> str:

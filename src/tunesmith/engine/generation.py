@@ -119,9 +119,7 @@ def _decode(
         positions_BL = positions_BL[:, -1:] + 1
 
 
-def _pad_left(
-    prompts: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
     longest = max(len(prompt) for prompt in prompts)
     rows = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]

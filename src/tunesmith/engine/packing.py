@@ -220,7 +220,7 @@ def _documents(
 ) -> list[Tensor]:
     examples = [Encoded({"text": EncodedStream(tuple(ids))}) for ids in documents]
     stream = collate(examples).text.to(_device(model))
-    return list(run_body(model, stream, layout, packed=packed).split(stream.lengths))
+    return list(torch.split(run_body(model, stream, layout, packed=packed), stream.lengths))
 
 
 def _device(model: Model) -> torch.device:

@@ -73,8 +73,8 @@ def probe_output(model: Model) -> LogitShape:
     Raises:
         ModelError: the model's logits are made in a way that is not known here.
     """
-    config = model.module.config
-    text: Any = config.get_text_config()
+    config: Any = model.module.config
+    text = config.get_text_config()
     scale = float(getattr(text, "logit_scale", None) or 1.0)
     scale /= float(getattr(text, "logits_scaling", None) or 1.0)
     shape = LogitShape(scale, getattr(text, "final_logit_softcapping", None))

@@ -28,5 +28,7 @@ class Classes(Objective):
         """Return the summed cross-entropy of `outputs_BC` against the labels."""
         from torch.nn.functional import cross_entropy
 
+        if batch.labels is None:
+            raise ValueError("this batch has no labels")
         total = cross_entropy(readout.outputs_BC, batch.labels, reduction="sum")
         return {"nll": Term(total, float(len(batch)))}

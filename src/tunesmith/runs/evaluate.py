@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tunesmith.console import Console
 from tunesmith.data.dataset import Dataset, load_dataset
 from tunesmith.data.splits import load_splits
+from tunesmith.engine.engine import Engine
 from tunesmith.errors import DataError
+from tunesmith.evaluation.evaluate import measure, metrics_json
 from tunesmith.evaluation.significance import Comparison, compare
 from tunesmith.recipes.load import load_recipe
 from tunesmith.recipes.schema import Recipe
@@ -31,6 +34,11 @@ class Evaluation:
     before: list[ExampleScore]
     after: list[ExampleScore]
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The comparison as JSON data, as in `evaluation/metrics.json`."""
+        return metrics_json(self.comparison)
+
 
 def evaluate(
     run: Run, data: str | Path | None = None, *, console: Console | None = None
@@ -48,28 +56,32 @@ def evaluate(
     options = recipe.evaluation
     tuned = run.engine("tuned")
     base = build_engine(recipe, task, make_technique(recipe), console)
-    scores = []
-    for engine in (base, tuned):
-        task.bind(engine.model)
-        scores.append(
-            task.measure(
-                engine,
-                chosen.records,
-                task.encode_all(chosen.records, chosen.origins),
-                generate=options.generate,
-                console=console,
-                tokens_per_batch=options.tokens_per_batch,
-            )
-        )
+    before, after = (_scores(task, e, chosen, recipe, console) for e in (base, tuned))
     comparison = compare(
-        *scores,
+        before,
+        after,
         task.metrics,
         primary_metric(recipe, task),
         confidence=options.confidence,
         resamples=options.resamples,
         seed=recipe.training.seed,
     )
-    return Evaluation(run, comparison, chosen, *scores)
+    return Evaluation(run, comparison, chosen, before, after)
+
+
+def _scores(
+    task: Task, engine: Engine, data: Dataset, recipe: Recipe, console: Console
+) -> list[ExampleScore]:
+    task.bind(engine.model)
+    return measure(
+        task,
+        engine,
+        data.records,
+        task.encode_all(data.records, data.origins),
+        generate=recipe.evaluation.generate,
+        console=console,
+        tokens_per_batch=recipe.evaluation.tokens_per_batch,
+    )
 
 
 def _records(recipe: Recipe, task: Task, data: str | Path | None) -> Dataset:

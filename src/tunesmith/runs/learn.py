@@ -20,6 +20,7 @@ from tunesmith.objectives.base import Hidden
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.prepare import Part, Prepared, selects
 from tunesmith.tasks.base import Metric
+from tunesmith.techniques.base import Fits
 from tunesmith.training.checkpoints import Checkpoints, Progress
 from tunesmith.training.events import Events
 from tunesmith.training.loop import Loop, Validation
@@ -41,8 +42,8 @@ def learn(folder: RunFolder, prepared: Prepared, console: Console) -> Learnt:
         RunError: a guard stopped it.
         Interrupted: the user asked to stop; a checkpoint was written.
     """
-    if prepared.technique.fits:
-        progress = _fit(folder, prepared, console)
+    if isinstance(prepared.technique, Fits):
+        progress = _fit(prepared.technique, folder, prepared, console)
     else:
         progress = _train(folder, prepared, console)
     return Learnt(progress, peak_bytes())
@@ -108,14 +109,15 @@ def validation_figures(
     return figures(scores, {n: m for n, m in metrics.items() if not m.generated})
 
 
-def _fit(folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
+def _fit(technique: Fits, folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
     """Compute the features once, and let the technique's solver fit its head on them."""
     progress = Progress(initial_digest=prepared.engine.digest())
     began = time.perf_counter()
-    train = features(prepared, prepared.train, console)
-    held_out = prepared.validation and features(prepared, prepared.validation, console)
+    part = prepared.validation
+    train = features(technique, prepared, prepared.train, console)
+    held_out = features(technique, prepared, part, console) if part else None
     seed = prepared.recipe.training.seed
-    found = prepared.technique.fit(prepared.model, *train, held_out, seed=seed)
+    found = technique.fit(prepared.model, *train, held_out, seed=seed)
     progress.step, progress.tokens = 1, prepared.train.tokens
     progress.examples = len(prepared.train.examples)
     progress.seconds = time.perf_counter() - began
@@ -136,7 +138,9 @@ def _fit(folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
     return progress
 
 
-def features(prepared: Prepared, part: Part, console: Console) -> tuple[Tensor, Tensor]:
+def features(
+    technique: Fits, prepared: Prepared, part: Part, console: Console
+) -> tuple[Tensor, Tensor]:
     """Return the pooled features `[B, D]` of each record, and the labels `[B]`."""
     engine = prepared.engine
     rows: list[Tensor] = []
@@ -146,7 +150,7 @@ def features(prepared: Prepared, part: Part, console: Console) -> tuple[Tensor, 
         for batch in batches(part.examples, budget, engine.packed):
             hidden_TD = engine.forward(batch, Hidden).hidden_TD
             boundaries = batch.text.cu_seqlens.to(hidden_TD.device)
-            pooled = prepared.technique.features(prepared.model, hidden_TD, boundaries)
+            pooled = technique.features(prepared.model, hidden_TD, boundaries)
             rows.append(pooled.float().cpu())
             order += batch.indices
             bar.advance(len(batch))

@@ -107,9 +107,7 @@ def _measure(folder: RunFolder, when: str, prepared: Prepared, console: Console)
         return Measured(test, None)
     probe = _kept(probe_path)
     if probe is None:
-        probe = probe_scores(
-            prepared.engine, console, tokens_per_batch=evaluation.tokens_per_batch
-        )
+        probe = probe_scores(prepared.engine, console, tokens_per_batch=evaluation.tokens_per_batch)
         _keep(folder, probe_path, probe or [])
     return Measured(test, probe)
 

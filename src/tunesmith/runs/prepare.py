@@ -144,9 +144,7 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     """
     task, technique = make_task(recipe), make_technique(recipe)
     objective = make_objective(recipe, task)
-    splits = load_splits(
-        recipe.data, task.Record, selects(recipe.training), recipe.training.seed
-    )
+    splits = load_splits(recipe.data, task.Record, selects(recipe.training), recipe.training.seed)
     task.study(splits.train.records)
     engine = build_engine(recipe, task, technique, console)
     return Prepared(
@@ -225,9 +223,7 @@ def encode(task: Task, data: Dataset) -> Part:
 def cut_records(part: Part) -> list[tuple[str, Any]]:
     """Return (origin, cut) of each record of which something did not fit."""
     return [
-        (origin, example.cut)
-        for origin, example in _with_origins(part)
-        if example.cut is not None
+        (origin, example.cut) for origin, example in _with_origins(part) if example.cut is not None
     ]
 
 
@@ -236,4 +232,3 @@ def _with_origins(part: Part) -> Sequence[tuple[str, Encoded]]:
         firsts = [example for example in part.examples if not example.continues]
         return list(zip(part.data.origins, firsts, strict=True))
     return list(zip(part.data.origins, part.examples, strict=True))
-

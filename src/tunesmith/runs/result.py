@@ -1,7 +1,7 @@
 """The result of a run: saved in its ecosystem's format, then loaded from disk and compared.
 
-    model/            what the technique saves: PEFT adapter, transformers model, …
-    model/task.json   the task with its options, so that the result can be used by name
+model/            what the technique saves: PEFT adapter, transformers model, …
+model/task.json   the task with its options, so that the result can be used by name
 """
 
 from __future__ import annotations

@@ -71,9 +71,7 @@ def predicted_memory(prepared: Prepared) -> int:
     step = prepared.recipe.training.batch_size * longest
     tokens = max(longest, min(budget, step))
     element = 2 if prepared.engine.dtype.itemsize == 2 else 4
-    return estimate_memory(
-        prepared.model, tokens_per_batch=tokens, bytes_per_value=element
-    ).total
+    return estimate_memory(prepared.model, tokens_per_batch=tokens, bytes_per_value=element).total
 
 
 def describe_data(prepared: Prepared) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from tunesmith.console import Console
 from tunesmith.errors import InputError
 from tunesmith.evidence.report import write_report
 from tunesmith.recipes.load import load_recipe
-from tunesmith.recipes.schema import Recipe
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.hardware import differs, hardware
 from tunesmith.runs.learn import learn
@@ -55,9 +54,7 @@ def train(
     """
     console = console or Console()
     parsed = load_recipe(recipe, overrides)
-    folder = RunFolder.create(
-        Path(runs_dir), name or default_name(recipe), numbered=name is None
-    )
+    folder = RunFolder.create(Path(runs_dir), name or default_name(recipe), numbered=name is None)
     with folder.locked():
         try:
             prepared = prepare(parsed, console)
@@ -126,4 +123,3 @@ def _introduce(prepared: Prepared, console: Console) -> None:
         f" ({learns / total:.2%}), computing in {str(engine.dtype).removeprefix('torch.')},"
         f" {'packed' if engine.packed else 'padded'}."
     )
-

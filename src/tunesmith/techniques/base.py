@@ -10,12 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tunesmith.models.model import Model
 
@@ -33,8 +33,6 @@ class Technique(ABC):
     """A way to let a model learn; `name` is set by the registry."""
 
     name: ClassVar[str]
-    fits: ClassVar[bool] = False
-    """Whether it solves for what learns at once (`fit`), instead of by gradient steps."""
 
     class Options(BaseModel):
         """No options."""
@@ -80,3 +78,24 @@ class Technique(ABC):
     @abstractmethod
     def save(self, model: Model, folder: Path) -> None:
         """Write the result to `folder` in the format that its own ecosystem loads."""
+
+
+@runtime_checkable
+class Fits(Protocol):
+    """What a technique has that solves for its head at once, instead of by gradient steps."""
+
+    def features(self, model: Model, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """Return one vector of each document, `[B, D]`."""
+        ...
+
+    def fit(
+        self,
+        model: Model,
+        features_BD: Tensor,
+        labels_B: Tensor,
+        validation: tuple[Tensor, Tensor] | None = None,
+        *,
+        seed: int = 0,
+    ) -> dict[str, float]:
+        """Fit the head in place; return `loss` and what was chosen."""
+        ...

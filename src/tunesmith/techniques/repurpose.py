@@ -53,8 +53,6 @@ class Repurpose(Technique):
             )
         return None
 
-    fits = True
-
     def head(self, needed: str) -> str:
         """The body alone, with a linear map on one vector of each text."""
         return "features"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -40,18 +41,14 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """The sum."""
-        return (
-            self.libraries + self.weights + self.gradients + self.optimizer + self.activations
-        )
+        return self.libraries + self.weights + self.gradients + self.optimizer + self.activations
 
 
 _LIBRARIES = 600 * 2**20
 """Resident size of Python with torch, transformers and PEFT imported, on Linux."""
 
 
-def estimate_memory(
-    model: Model, *, tokens_per_batch: int, bytes_per_value: int
-) -> MemoryEstimate:
+def estimate_memory(model: Model, *, tokens_per_batch: int, bytes_per_value: int) -> MemoryEstimate:
     """Predict the peak of a training step.
 
     Args:
@@ -68,8 +65,8 @@ def estimate_memory(
     widths = 0
     for layer in model.anatomy.layers:
         for name in layer.linears:
-            inner = model.module.get_submodule(name)
-            widths += int(inner.weight.shape[0]) + int(inner.weight.shape[1])
+            weight: Any = model.module.get_submodule(name).weight
+            widths += sum(weight.shape)
     return MemoryEstimate(
         libraries=_LIBRARIES,
         weights=weights,

@@ -1,0 +1,250 @@
+"""`check`: everything that can be known before training. Writes nothing.
+
+    Recipe ──prepare──> what would train ──quality, one trial batch──> CheckResult
+
+It prepares exactly what `train` would, so a recipe that passes here starts there. Time is found by
+computing the first micro-batch twice; the gradients are thrown away.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tunesmith.console import Console
+from tunesmith.data.batch import Encoded
+from tunesmith.evaluation.significance import detectable_before
+from tunesmith.quality.balance import class_balance
+from tunesmith.quality.duplicates import find_duplicates
+from tunesmith.quality.leaks import find_leaks
+from tunesmith.quality.lengths import token_lengths
+from tunesmith.quality.targets import cut_sentence, find_targets, trained_tokens
+from tunesmith.recipes.load import load_recipe
+from tunesmith.runs.prepare import Part, Prepared, cut_records, prepare, primary_metric
+from tunesmith.runs.summary import class_counts, parameter_counts, predicted_memory
+from tunesmith.tasks.base import owners
+from tunesmith.techniques.base import Fits
+
+
+@dataclass(frozen=True)
+class PartCheck:
+    """Counts and token lengths of one part of the data."""
+
+    records: int
+    tokens: int
+    trained_tokens: int
+    shortest: int
+    median: float
+    longest: int
+
+
+@dataclass(frozen=True)
+class RecordCheck:
+    """A record that needs a look, and why."""
+
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring tokens of a record, as text, all of them learnt or none."""
+
+    text: str
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A record as the model sees it."""
+
+    origin: str
+    tokens: list[Piece]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What is known of a recipe before training; see `tunesmith check --help`."""
+
+    model: str
+    kind: str
+    task: str
+    technique: str
+    format: str
+    train: PartCheck
+    validation: PartCheck | None
+    test: PartCheck
+    cut: list[RecordCheck]
+    classes: dict[str, int] | None
+    exact_duplicates: list[RecordCheck]
+    near_duplicates: list[RecordCheck]
+    leaks: list[RecordCheck]
+    parameters: int
+    trainable_parameters: int
+    steps: int
+    memory_bytes: int
+    seconds: float | None
+    metric: str
+    detectable: float | None
+    assumption: str | None
+    warnings: list[str]
+    shown: list[Shown]
+
+
+def check(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    show: int = 0,
+    console: Console | None = None,
+) -> CheckResult:
+    """Find out what a recipe would do.
+
+    Args:
+        show: how many training records to return as the model sees them.
+
+    Raises:
+        InputError: the recipe, its data or its model is wrong: the same that `train` would raise.
+    """
+    prepared = prepare(load_recipe(recipe, overrides), console or Console())
+    counts = parameter_counts(prepared)
+    evaluation, task = prepared.recipe.evaluation, prepared.task
+    metric = primary_metric(prepared.recipe, task)
+    tested = len(prepared.test.data.records)
+    if task.metrics[metric].generated:
+        tested = min(tested, evaluation.generate)
+    could_show = detectable_before(tested, task.metrics[metric], confidence=evaluation.confidence)
+    return CheckResult(
+        model=prepared.model.source.name,
+        kind=prepared.model.anatomy.kind,
+        task=task.name,
+        technique=prepared.technique.name,
+        format=prepared.train.data.format,
+        train=_part(prepared.train),
+        validation=_part(prepared.validation) if prepared.validation else None,
+        test=_part(prepared.test),
+        cut=[
+            RecordCheck(origin, f"{cut.tokens} tokens cut on the {cut.side}, {cut.targets} learnt")
+            for origin, cut in cut_records(prepared.train)
+        ],
+        classes=class_counts(prepared.train) if task.labels else None,
+        **_repeats(prepared),
+        parameters=counts["parameters"],
+        trainable_parameters=counts["trainable"],
+        steps=1 if isinstance(prepared.technique, Fits) else len(prepared.plan()),
+        memory_bytes=predicted_memory(prepared),
+        seconds=_estimated_seconds(prepared),
+        metric=metric,
+        detectable=could_show.difference if could_show else None,
+        assumption=could_show.assumption if could_show else None,
+        warnings=_warnings(prepared),
+        shown=[_shown(prepared, index) for index in range(min(show, _records(prepared.train)))],
+    )
+
+
+def _records(part: Part) -> int:
+    return len(part.data.records)
+
+
+def _part(part: Part) -> PartCheck:
+    lengths = token_lengths(part.examples)
+    return PartCheck(
+        records=_records(part),
+        tokens=lengths.total,
+        trained_tokens=sum(trained_tokens(example) for example in part.examples),
+        shortest=lengths.smallest,
+        median=lengths.median,
+        longest=lengths.largest,
+    )
+
+
+def _repeats(prepared: Prepared) -> dict[str, list[RecordCheck]]:
+    train, test = prepared.train.data, prepared.test.data
+    found = find_duplicates(train.records)
+    leaks = find_leaks(train.records, test.records)
+    return {
+        "exact_duplicates": [
+            RecordCheck(train.origins[other], f"the same as {train.origins[group[0]]}")
+            for group in found.exact
+            for other in group[1:]
+        ],
+        "near_duplicates": [
+            RecordCheck(
+                train.origins[pair.second],
+                f"{pair.similarity:.0%} the same as {train.origins[pair.first]}",
+            )
+            for pair in found.near
+        ],
+        "leaks": [
+            RecordCheck(
+                test.origins[pair.first],
+                f"{pair.similarity:.0%} the same as {train.origins[pair.second]}",
+            )
+            for pair in [*leaks.exact, *leaks.near]
+        ]
+        + [
+            RecordCheck(test.origins[pair.first], f"asks the same as {train.origins[pair.second]}")
+            for pair in leaks.same_prompt
+        ],
+    }
+
+
+def _warnings(prepared: Prepared) -> list[str]:
+    found = list(prepared.warnings)
+    for name, part in (("train", prepared.train), ("test", prepared.test)):
+        sentence = cut_sentence(find_targets(part.examples), _origins(part), name)
+        found += [sentence] if sentence else []
+    if prepared.task.labels:
+        found += class_balance(prepared.train.data.records, prepared.test.data.records).warnings()
+    contradictions = find_duplicates(prepared.train.data.records).contradictions
+    if contradictions:
+        origins = prepared.train.data.origins
+        first = ", ".join(origins[i] for i in contradictions[0])
+        found.append(f"{len(contradictions)} texts stand in train under several labels ({first}).")
+    return found
+
+
+def _origins(part: Part) -> list[str]:
+    """Where each example (a record, or a piece of one) stands."""
+    return [part.data.origins[owner] for owner in owners(part.examples)]
+
+
+def _estimated_seconds(prepared: Prepared) -> float | None:
+    """Time the first step, twice, and multiply; None where nothing learns by steps."""
+    if isinstance(prepared.technique, Fits):
+        return None
+    plan, engine = prepared.plan(), prepared.engine
+    step = plan[0]
+    began = 0.0
+    for _ in range(2):  # the first pays for what is made once
+        began = time.perf_counter()
+        for batch in step:
+            engine.forward_backward(batch, prepared.objective, step.counts)
+    seconds = time.perf_counter() - began
+    for parameter in engine.optimizer.parameters.values():
+        parameter.grad = None
+    tokens = sum(
+        prepared.train.examples[i].length for n in range(len(plan)) for i in plan.indices(n)
+    )
+    return seconds / step.tokens * tokens
+
+
+def _shown(prepared: Prepared, index: int) -> Shown:
+    part = prepared.train
+    place = owners(part.examples).index(index)
+    return Shown(part.data.origins[index], _pieces(prepared.model.tokenizer, part.examples[place]))
+
+
+def _pieces(tokenizer: Any, example: Encoded) -> list[Piece]:
+    stream = next(iter(example.streams.values()))
+    weights = stream.weights or (0.0,) * len(stream.ids)
+    learnt = [bool(weight) and place > 0 for place, weight in enumerate(weights)]
+    runs = groupby(zip(stream.ids, learnt, strict=True), key=lambda pair: pair[1])
+    return [
+        Piece(tokenizer.decode([i for i, _ in run], clean_up_tokenization_spaces=False), trained)
+        for trained, run in runs
+    ]
