@@ -22,13 +22,15 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from tunesmith.console import Console
-from tunesmith.errors import ModelError, RunError
+from tunesmith.errors import ModelError, RunError, TunesmithError
 from tunesmith.models.atomic import locked, unwritable, written_aside
 from tunesmith.models.catalogue import Package
-from tunesmith.models.fingerprint import cache_root, sha256_of
+from tunesmith.models.fingerprint import cache_root, sha256_of, weight_files
 
 _PATIENCE = 20.0
 """Seconds to wait for the hub's first answer."""
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model")
 
 _SMALL = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 
@@ -69,14 +71,17 @@ def from_package(name: str, package: Package, console: Console) -> Path:
 
 
 def in_hub_cache(hub_id: str) -> Path | None:
-    """Return the newest complete snapshot of `hub_id` in the hub's local cache, or None."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    """Return the newest snapshot of `hub_id` in the hub's local cache, if all is there to load."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     try:
-        snapshot = Path(snapshot_download(hub_id, local_files_only=True))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        config = try_to_load_from_cache(hub_id, "config.json")
+    except HFValidationError:
         return None
+    if not isinstance(config, str):  # not there, or known not to exist
+        return None
+    snapshot = Path(config).parent
     return snapshot if _complete(snapshot) else None
 
 
@@ -90,22 +95,15 @@ def from_hub(hub_id: str, console: Console, nearest: str = "") -> Path:
         ModelError: the hub has no such model, wants terms accepted first, or cannot be reached.
         RunError: the hub's cache cannot be written.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
-    offline = ModelError(
-        f"{hub_id} is not on this machine, and the hub cannot be reached to fetch it.",
-        fix="Check the network (or HF_ENDPOINT and HF_HUB_OFFLINE), or choose a model that is "
-        "here or comes in a package: `tunesmith models` lists them.",
-    )
-    if not _online():
-        raise offline
+    if constants.HF_HUB_OFFLINE:
+        raise _unreachable(hub_id, "HF_HUB_OFFLINE is set")
     try:
         info = HfApi().model_info(hub_id, timeout=_PATIENCE)
         wanted = _wanted(hub_id, [sibling.rfilename for sibling in info.siblings or []])
@@ -123,19 +121,22 @@ def from_hub(hub_id: str, console: Console, nearest: str = "") -> Path:
             "(or it is private and you are not logged in).",
             fix=f"{nearest}`tunesmith models` lists those that have a name.",
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError, TimeoutError) as error:
-        raise offline from error
-    except OSError as error:
-        if error.errno is not None and error.filename:
+    except TunesmithError:
+        raise
+    except Exception as error:  # the client's transport has errors of its own, of no common kind
+        if isinstance(error, OSError) and error.filename:
             raise unwritable(error, Path(error.filename)) from error
-        raise offline from error
+        raise _unreachable(hub_id, str(error).splitlines()[0] if str(error) else "") from error
     return Path(path)
 
 
-def _online() -> bool:
-    from huggingface_hub import constants
-
-    return not constants.HF_HUB_OFFLINE
+def _unreachable(hub_id: str, reason: str) -> ModelError:
+    return ModelError(
+        f"{hub_id} is not on this machine, and the hub cannot be reached to fetch it"
+        f"{f' ({reason})' if reason else ''}.",
+        fix="Check the network (or HF_ENDPOINT and HF_HUB_OFFLINE), or choose a model that is "
+        "here or comes in a package: `tunesmith models` lists them.",
+    )
 
 
 @contextmanager
@@ -190,13 +191,12 @@ def _wanted(hub_id: str, files: list[str]) -> list[str]:
 
 
 def _complete(snapshot: Path) -> bool:
-    from tunesmith.models.fingerprint import weight_files
-
+    """Whether weights and tokenizer are there: other programs fetch single files."""
     try:
         weight_files(snapshot)
     except ModelError:
         return False
-    return (snapshot / "config.json").is_file()
+    return any((snapshot / name).is_file() for name in _TOKENIZERS)
 
 
 def _place(name: str, package: Package) -> Path:
