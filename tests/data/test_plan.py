@@ -42,7 +42,7 @@ def test_packs_hold_the_budget_unless_one_example_exceeds_it(lengths, budget):
 
 @given(lengths, st.integers(0, 100))
 def test_a_step_can_be_had_without_those_before_it(lengths, seed):
-    whole = [step for step in plan(lengths, seed=seed, epochs=2)]
+    whole = list(plan(lengths, seed=seed, epochs=2))
     alone = plan(lengths, seed=seed, epochs=2)[len(whole) - 1]
     assert [b.indices for b in alone] == [b.indices for b in whole[-1]]
 

@@ -1,4 +1,4 @@
-"""Loss and gradients of the engine equal transformers' own, packed or padded, in one batch or many."""
+"""Loss and gradients equal transformers' own, packed or padded, in one batch or in many."""
 
 import pytest
 import torch
@@ -58,7 +58,9 @@ def reference_tokens(model, examples):
     for example in examples:
         stream = example.streams["text"]
         ids = torch.tensor([stream.ids])
-        labels = torch.tensor([[i if w else -100 for i, w in zip(stream.ids, stream.weights)]])
+        labels = torch.tensor(
+            [[i if w else -100 for i, w in zip(stream.ids, stream.weights, strict=True)]]
+        )
         labels[:, 0] = -100
         loss = model.module(input_ids=ids, labels=labels).loss * stream.trained() / learnt
         loss.backward()

@@ -51,9 +51,8 @@ def test_a_state_taken_up_again_goes_on_bit_for_bit():
 
 def test_the_optimizer_equals_torch_adamw():
     engine = lora_engine(optimizer=AdamWOptions(weight_decay=0.1, max_grad_norm=0.5))
-    copies = {
-        n: p.detach().clone().requires_grad_() for n, p in engine.optimizer.parameters.items()
-    }
+    learns = engine.optimizer.parameters
+    copies = {n: p.detach().clone().requires_grad_() for n, p in learns.items()}
     reference = torch.optim.AdamW(copies.values(), lr=1e-2, weight_decay=0.1)
     for number in range(3):
         batch, objective = collate(examples()), TokenLikelihood()

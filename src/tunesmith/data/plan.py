@@ -93,6 +93,11 @@ class Plan(Sequence[Step]):
             self._order = (epoch, order.tolist())
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
+    @property
+    def tokens(self) -> int:
+        """Tokens read over all steps."""
+        return sum(self._lengths[i] for step in range(self.steps) for i in self.indices(step))
+
     def epoch(self, step: int) -> float:
         """Return how many epochs are done after `step` steps."""
         return step / self.steps_per_epoch

@@ -136,13 +136,9 @@ class Engine:
         with torch.no_grad():
             for name, parameter in self.optimizer.parameters.items():
                 parameter.copy_(state[f"weights/{name}"])
-        self.optimizer.load_state_dict(
-            {
-                n.removeprefix("optimizer/"): t
-                for n, t in state.items()
-                if n.startswith("optimizer/")
-            }
-        )
+        prefix = "optimizer/"
+        moments = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+        self.optimizer.load_state_dict(moments)
 
     def digest(self) -> str:
         """Return the SHA-256 of what learns, as it is now."""

@@ -17,7 +17,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Return the format to compute in; `auto` takes bfloat16 only where the device is fast at it."""
+    """Return the format to compute in; `auto` takes bfloat16 where the device is fast at it."""
     if precision == "auto":
         return fast_dtype(device)
     return torch.bfloat16 if precision == "bfloat16" else torch.float32

@@ -227,10 +227,7 @@ def _estimated_seconds(prepared: Prepared) -> float | None:
     seconds = time.perf_counter() - began
     for parameter in engine.optimizer.parameters.values():
         parameter.grad = None
-    tokens = sum(
-        prepared.train.examples[i].length for n in range(len(plan)) for i in plan.indices(n)
-    )
-    return seconds / step.tokens * tokens
+    return seconds / step.tokens * plan.tokens
 
 
 def _shown(prepared: Prepared, index: int) -> Shown:

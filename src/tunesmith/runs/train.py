@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.console import Console
-from tunesmith.errors import InputError
 from tunesmith.evidence.report import write_report
 from tunesmith.recipes.load import load_recipe
 from tunesmith.runs.folder import RunFolder
@@ -58,7 +57,7 @@ def train(
     with folder.locked():
         try:
             prepared = prepare(parsed, console)
-        except (InputError, KeyboardInterrupt):
+        except BaseException:
             shutil.rmtree(folder.path)
             raise
         write_record(folder, prepared)

@@ -24,9 +24,8 @@ class Events:
     def __init__(self, path: Path, *, after_step: int = 0) -> None:
         self.path = path
         if path.exists():
-            kept = [
-                line for line in _complete_lines(path) if json.loads(line)["step"] <= after_step
-            ]
+            lines = list(_complete_lines(path))
+            kept = [line for line in lines if json.loads(line)["step"] <= after_step]
             aside = path.with_suffix(".part")
             aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             os.replace(aside, path)
