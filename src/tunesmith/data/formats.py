@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel
@@ -246,13 +247,16 @@ def _unfit(
 
 
 def _nearest(fields: Sequence[str], formats: Sequence[Format]) -> Format:
-    present = set(fields)
+    """Return the format most of whose fields are there, under their own name or one like it."""
 
-    def distance(format: Format) -> tuple[int, int]:
-        missing = len(set(format.required) - present)
-        return missing, -len(present & {*format.required, *format.optional})
+    def closeness(format: Format) -> float:
+        found = [
+            1.0 if name in fields else 0.5 * bool(get_close_matches(name, fields, n=1, cutoff=0.7))
+            for name in format.required
+        ]
+        return sum(found) / len(found)
 
-    return min(formats, key=distance)
+    return max(formats, key=closeness)
 
 
 def convert_all(

@@ -30,6 +30,7 @@ Row = dict[str, Any]
 
 TEXT_SUFFIXES = (".txt", ".md")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _SHOWN = 3
 
 
@@ -123,6 +124,9 @@ def _json_lines(path: Path, text: str) -> Raw:
         if not isinstance(row, dict):
             broken.append((number, f"holds {describe_value(row)}, expected an object {{...}}"))
             continue
+        if _HALF.search(line) and not _is_text(row):
+            broken.append((number, "holds half of a character (a lone \\ud800 to \\udfff)"))
+            continue
         rows.append(row)
         origins.append(f"{path.name}:{number}")
     if broken:
@@ -153,15 +157,27 @@ def _read_json(path: Path) -> Raw:
     rows: list[Row] = []
     origins: list[str] = []
     wrong: list[tuple[int, str]] = []
+    halves = _HALF.search(text)
     for line, row in _elements(text, start):
-        if isinstance(row, dict):
+        if isinstance(row, dict) and (not halves or _is_text(row)):
             rows.append(row)
             origins.append(f"{path.name}:{line}")
+        elif isinstance(row, dict):
+            wrong.append((line, "holds half of a character (a lone \\ud800 to \\udfff)"))
         else:
             wrong.append((line, f"holds {describe_value(row)}, expected an object {{...}}"))
     if wrong:
         raise _broken_lines(path, wrong, "Each element of the list must be one object.")
     return Raw(rows, origins)
+
+
+def _is_text(row: Row) -> bool:
+    """Return whether all that a row holds can be written as UTF-8."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _start_of_list(text: str, content: Any) -> int | None:

@@ -240,4 +240,4 @@ def _shared_groups(name: str, held: Dataset, other_name: str, other: Dataset) ->
     if not shared:
         return []
     shown = ", ".join(shared[:_SHOWN]) + (", ..." if len(shared) > _SHOWN else "")
-    return [f"{len(shared)} groups have records in both {name} and {other_name}: {shown}"]
+    return [f"Groups with records in both {name} and {other_name}: {len(shared)} ({shown})"]

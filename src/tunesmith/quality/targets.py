@@ -97,6 +97,7 @@ def cut_sentence(targets: Targets, origins: Sequence[str], split: str) -> str | 
     shown = ", ".join(origins[i] for i, _ in targets.cut[:_SHOWN])
     more = ", ..." if len(targets.cut) > _SHOWN else ""
     return (
-        f"{len(targets.cut)} {split} records were cut to fit ({sides}): {tokens} tokens, "
+        f"{len(targets.cut)} of {targets.trained.count} {split} records were cut to fit ({sides}): "
+        f"{tokens} tokens, "
         f"{targets.lost} of them to be learnt ({shown}{more})."
     )
