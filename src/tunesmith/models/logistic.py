@@ -24,7 +24,7 @@ from tunesmith.errors import DataError
 
 Floats = NDArray[np.float64]
 
-STRENGTHS = tuple(float(10.0**power) for power in np.arange(-4.0, 2.1, 0.5))
+STRENGTHS = tuple(float(10.0**power) for power in np.arange(-4.0, 1.1, 0.5))
 """The inverse penalties that are tried, on standardised features."""
 
 _FOLDS = 5

@@ -58,13 +58,14 @@ class Repurpose(Technique):
         return "features"
 
     def prepare(self, model: Model) -> None:
-        """Freeze everything, and set how a text becomes one vector."""
+        """Freeze the body, and set how a text becomes one vector."""
         from tunesmith.models.learning import freeze, learn
 
-        freeze(model.module)
-        learn(model.module.head)  # type: ignore[arg-type]
+        module: Any = model.module
+        freeze(module)
+        learn(module.head)
         if self.options.pooling != "auto":
-            model.module.head.pooling = self.options.pooling  # type: ignore[union-attr]
+            module.head.pooling = self.options.pooling
 
     def features(self, model: Model, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Return one vector of each document, `features_BD`: what `fit` takes.
