@@ -6,7 +6,7 @@ import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
@@ -63,6 +63,28 @@ def plain_tokenizer() -> Any:
     )
     bpe.train_from_iterator([_SAMPLE] * 3, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>")
+
+
+def sentencepiece_tokenizer(family: str, prefix: Literal["first", "always", "never"]) -> Any:
+    """Return a tokenizer of SentencePiece's kind, which may put a space before each text."""
+    letters = [chr(code) for code in range(33, 127)]
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    bpe = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix, split=False)
+    bpe.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<unk>", *byte_tokens],
+        initial_alphabet=[*letters, "▁"],
+        show_progress=False,
+    )
+    bpe.train_from_iterator([_SAMPLE] * 3, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>")
+    tokenizer.add_tokens(sorted(set(_MARKER.findall(template_of(family)))), special_tokens=True)
+    tokenizer.chat_template = template_of(family)
+    return tokenizer
 
 
 def answers(stream: Any) -> list[tuple[int, int]]:

@@ -8,7 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.data.families import answers, family_tokenizer, plain_tokenizer
+from tests.data.families import (
+    answers,
+    family_tokenizer,
+    plain_tokenizer,
+    sentencepiece_tokenizer,
+)
 
 from tunesmith.data.chat import ChatEncoder
 from tunesmith.data.display import pieces
@@ -159,6 +164,26 @@ def test_pieces_tell_what_is_learnt() -> None:
         ("<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\n", False),
         ("two<|im_end|>", True),
     ]
+
+
+@pytest.mark.parametrize("prefix", ["first", "always", "never"])
+@pytest.mark.parametrize("family", ["gemma", "phi3", "deepseekv3"])
+def test_a_tokenizer_that_puts_spaces_before_texts_reads_what_serving_sends(
+    family: str, prefix: Any
+) -> None:
+    tokenizer = sentencepiece_tokenizer(family, prefix)
+    encoder = ChatEncoder(tokenizer)
+    for question, answer in [(" x ", "\n\nnew"), ("a<bos>b<eos>", "ü🙂"), ("", "two words")]:
+        messages = [user(question), says(answer), user("more"), says(answer)]
+        stream = encoder.encode(messages)
+        prompt = encoder.prompt_ids(messages[:-1])
+        assert list(stream.ids[: len(prompt)]) == prompt
+        assert answers(stream)[-1] == (len(prompt), len(stream.ids))
+        assert prompt == tokenizer.apply_chat_template(
+            [message.model_dump(exclude_none=True) for message in messages[:-1]],
+            add_generation_prompt=True,
+            sanitize_control_tokens=True,
+        )["input_ids"]  # fmt: skip
 
 
 class TestCutting:
