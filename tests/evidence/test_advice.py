@@ -85,3 +85,8 @@ def test_a_test_that_is_too_small_is_told_how_large_it_should_be(fake_run: Build
     row = {"difference": 0.05, "interval": [-0.05, 0.15], "detectable": 0.1, "n": 100}
     said = advice(fake_run, metrics={"verdict": "no evidence", "metrics": {"log_likelihood": row}})
     assert "about 400 test records" in said
+
+
+def test_a_new_head_makes_the_figure_before_a_guess(fake_run: Build) -> None:
+    said = advice(fake_run, summary={"data": {"classes": {"good": 10, "bad": 8}}})
+    assert "figure before is a guess" in said

@@ -29,6 +29,7 @@ def advise(evidence: Evidence) -> list[str]:
         _forgetting,
         _cut,
         _too_small_a_test,
+        _new_head,
     )
     return [sentence for rule in rules if (sentence := rule(evidence))]
 
@@ -148,6 +149,15 @@ def _too_small_a_test(evidence: Evidence) -> str | None:
     return (
         f"If the true difference is the one seen, about {count(math.ceil(row.n * factor))} test"
         " records would show it four times in five."
+    )
+
+
+def _new_head(evidence: Evidence) -> str | None:
+    if not evidence.summary.data.classes:
+        return None
+    return (
+        "The head that names the classes was new at the start, so the figure before is a guess."
+        " The one after is what counts; another technique's run is what to compare it with."
     )
 
 
