@@ -28,7 +28,6 @@ STRENGTHS = tuple(float(10.0**power) for power in np.arange(-4.0, 1.1, 0.5))
 """The inverse penalties that are tried, on standardised features."""
 
 _FOLDS = 5
-_ITERATIONS = 2000
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def fit_logistic(
     train = standard(train)
     if strength is None:
         strength = _choose(train, None if held_out is None else standard(held_out), classes, seed)
-    fitted = _fit(train, strength)
+    fitted = _regression(strength).fit(train.features_BD, train.labels_B)
     loss = float(log_loss(train.labels_B, fitted.predict_proba(train.features_BD)))
     weight_CD, bias_C = fitted.coef_, fitted.intercept_
     if classes == 2:  # scikit-learn gives one row, the log-odds: halves give the same softmax
@@ -117,17 +116,20 @@ def _choose(train: Samples, held_out: Samples | None, classes: int, seed: int) -
         folds = StratifiedKFold(min(_FOLDS, rarest), shuffle=True, random_state=seed)
         splits = folds.split(train.features_BD, train.labels_B)
         pairs = [(train.take(kept), train.take(out)) for kept, out in splits]
-    losses = {strength: sum(_held_out_loss(*p, strength) for p in pairs) for strength in STRENGTHS}
-    return min(losses, key=lambda strength: (losses[strength], strength))
+    losses = np.sum([_held_out_losses(kept, out) for kept, out in pairs], axis=0)
+    return STRENGTHS[int(np.argmin(losses))]
 
 
-def _held_out_loss(kept: Samples, out: Samples, strength: float) -> float:
-    fitted = _fit(kept, strength)
-    probabilities = fitted.predict_proba(out.features_BD)
-    return float(log_loss(out.labels_B, probabilities, labels=fitted.classes_))
+def _held_out_losses(kept: Samples, out: Samples) -> list[float]:
+    """The loss on `out` for each strength; each fit begins where the weaker one ended."""
+    fit = _regression(STRENGTHS[0], warm_start=True)
+    losses = []
+    for strength in STRENGTHS:
+        fit.set_params(C=strength).fit(kept.features_BD, kept.labels_B)
+        probabilities = fit.predict_proba(out.features_BD)
+        losses.append(float(log_loss(out.labels_B, probabilities, labels=fit.classes_)))
+    return losses
 
 
-def _fit(samples: Samples, strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=_ITERATIONS, tol=1e-6).fit(
-        samples.features_BD, samples.labels_B
-    )
+def _regression(strength: float, *, warm_start: bool = False) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=2000, tol=1e-5, warm_start=warm_start)

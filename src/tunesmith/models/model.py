@@ -40,7 +40,7 @@ class Model:
         return self.module.get_submodule(self.anatomy.body)
 
     @property
-    def output_weight_VD(self) -> Tensor:  # noqa: N802, the name carries its shape
+    def output_weight_VD(self) -> Tensor:
         """Weight of the layer that turns hidden states into logits over the vocabulary."""
         output: Any = self.module.get_submodule(self.anatomy.output or "")
         weight: Tensor = output.weight
