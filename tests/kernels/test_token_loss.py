@@ -1,10 +1,12 @@
 """The chunked losses equal the plain computation on all logits."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tunesmith.kernels import native
 from tunesmith.kernels.token_loss import LogitShape, linear_cross_entropy, token_log_probs
 
 
@@ -103,6 +105,39 @@ def test_cross_entropy_in_float32_equals_the_float64_reference() -> None:
     assert distance(loss.logprobs_N, expected) <= 1e-5
     for ours, theirs in zip(gradients(loss.total, inputs), plain, strict=True):
         assert distance(ours, theirs) <= 1e-5
+
+
+@pytest.mark.parametrize("shape", [LogitShape(), LogitShape(scale=0.5)])
+def test_compiled_scores_equal_the_plain_ones(
+    shape: LogitShape, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, targets, weights = problem(50, 16, 333, torch.float32, False)
+    outcomes = []
+    for _ in range(2):
+        loss = linear_cross_entropy(inputs[0], inputs[1], targets, weights, shape=shape)
+        scores = token_log_probs(inputs[0], inputs[1], targets, shape=shape)
+        pair = gradients(loss.total, inputs) + gradients((scores.logprobs_N**2).sum(), inputs)
+        outcomes.append([loss.logprobs_N, loss.correct_N.float(), *pair])
+        monkeypatch.setattr(native, "usable", lambda *tensors: False)
+    for compiled, plain in zip(*outcomes, strict=True):
+        assert distance(compiled, plain) <= 1e-5
+
+
+def test_nothing_is_gathered_for_a_backward_that_cannot_come() -> None:
+    inputs, targets, weights = problem(5, 4, 7, torch.float32, False)
+    with torch.no_grad():
+        loss = linear_cross_entropy(inputs[0], inputs[1], targets, weights)
+    assert not loss.total.requires_grad
+
+
+def test_autocast_computes_in_its_format_and_learns_in_float32() -> None:
+    inputs, targets, weights = problem(20, 16, 50, torch.float32, False)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = linear_cross_entropy(inputs[0], inputs[1], targets, weights)
+    plain = linear_cross_entropy(inputs[0], inputs[1], targets, weights)
+    first, second = gradients(loss.total, inputs), gradients(plain.total, inputs)
+    assert [g.dtype for g in first] == [torch.float32, torch.float32]
+    assert 0.0 < distance(first[0], second[0]) < 0.05
 
 
 def test_bfloat16_is_no_worse_than_plain_bfloat16() -> None:

@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels import native
+
 CHUNK_BYTES = 48 << 20
 """Logits of one chunk: small enough to stay near the cache, large enough that reading the output
 weight once a chunk is paid for (measured: a wide optimum between 128 and 512 rows of 49,152)."""
@@ -87,9 +89,11 @@ def linear_cross_entropy(
     `correct_N` says whether the target was the most likely token. All float results are float32,
     or float64 where the hidden states are.
     """
-    total, logprobs_N, correct_N = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, bias_V, targets_N, weights_N, shape, chunk_rows
-    )
+    inputs = _in_one_format(hidden_ND, weight_VD, bias_V)
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        total, logprobs_N, correct_N = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
+            *inputs, targets_N, weights_N, shape, chunk_rows, torch.is_grad_enabled()
+        )
     return TokenLoss(total, logprobs_N, correct_N)
 
 
@@ -106,10 +110,22 @@ def token_log_probs(
 
     Arguments as in `linear_cross_entropy`.
     """
-    logprobs_N, correct_N = _LogProbs.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, weight_VD, bias_V, targets_N, shape, chunk_rows
-    )
+    inputs = _in_one_format(hidden_ND, weight_VD, bias_V)
+    with torch.autocast(hidden_ND.device.type, enabled=False):
+        logprobs_N, correct_N = _LogProbs.apply(  # type: ignore[no-untyped-call]
+            *inputs, targets_N, shape, chunk_rows
+        )
     return TokenScores(logprobs_N, correct_N)
+
+
+def _in_one_format(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Bring hidden states, weight and bias to the format of autocast, else that of the weight."""
+    kind = hidden_ND.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if autocast else weight_VD.dtype
+    return hidden_ND.to(dtype), weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -125,27 +141,28 @@ class _CrossEntropy(torch.autograd.Function):
         weights_N: Tensor,
         shape: LogitShape,
         chunk_rows: int | None,
+        learning: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         output = _Output(weight_VD, bias_V, shape)
-        needs = ctx.needs_input_grad[:3]
+        needs = tuple(learning and need for need in ctx.needs_input_grad[:3])
         sink = _Gradients.like(hidden_ND, weight_VD, bias_V, needs)
         logprobs_N, correct_N = _results(hidden_ND)
+        weights_N = weights_N.to(logprobs_N.dtype)
         for rows in _chunks(hidden_ND, weight_VD, chunk_rows):
-            scores = output.scores(hidden_ND[rows], targets_N[rows])
+            upstream_N = -weights_N[rows] if any(needs) else None
+            scores = output.scores(hidden_ND[rows], targets_N[rows], upstream_N)
             logprobs_N[rows], correct_N[rows] = scores.logprobs_N, scores.correct_N
-            if any(needs):
-                upstream_N = -weights_N[rows].to(logprobs_N.dtype)
-                output.backward(hidden_ND[rows], scores, targets_N[rows], upstream_N, sink, rows)
+            if scores.grad_NV is not None:
+                output.backward(hidden_ND[rows], scores.grad_NV, sink, rows)
         ctx.save_for_backward(*sink)
         ctx.mark_non_differentiable(logprobs_N, correct_N)
-        total = -(logprobs_N * weights_N.to(logprobs_N.dtype)).sum()
-        return total, logprobs_N, correct_N
+        return -(logprobs_N * weights_N).sum(), logprobs_N, correct_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         scaled = [None if g is None else g * grad.to(g.dtype) for g in ctx.saved_tensors]
-        return (*scaled, None, None, None, None)
+        return (*scaled, None, None, None, None, None)
 
 
 class _LogProbs(torch.autograd.Function):
@@ -164,7 +181,7 @@ class _LogProbs(torch.autograd.Function):
         output = _Output(weight_VD, bias_V, shape)
         logprobs_N, correct_N = _results(hidden_ND)
         for rows in _chunks(hidden_ND, weight_VD, chunk_rows):
-            scores = output.scores(hidden_ND[rows], targets_N[rows])
+            scores = output.scores(hidden_ND[rows], targets_N[rows], None)
             logprobs_N[rows], correct_N[rows] = scores.logprobs_N, scores.correct_N
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N)
         ctx.shape, ctx.chunk_rows = shape, chunk_rows
@@ -177,9 +194,11 @@ class _LogProbs(torch.autograd.Function):
         hidden_ND, weight_VD, bias_V, targets_N = ctx.saved_tensors
         output = _Output(weight_VD, bias_V, ctx.shape)
         sink = _Gradients.like(hidden_ND, weight_VD, bias_V, ctx.needs_input_grad[:3])
+        grad_N = grad_N.contiguous()
         for rows in _chunks(hidden_ND, weight_VD, ctx.chunk_rows):
-            scores = output.scores(hidden_ND[rows], targets_N[rows])
-            output.backward(hidden_ND[rows], scores, targets_N[rows], grad_N[rows], sink, rows)
+            scores = output.scores(hidden_ND[rows], targets_N[rows], grad_N[rows])
+            assert scores.grad_NV is not None
+            output.backward(hidden_ND[rows], scores.grad_NV, sink, rows)
         return (*sink, None, None, None)
 
 
@@ -202,12 +221,11 @@ class _Gradients(NamedTuple):
 
 
 class _Scores(NamedTuple):
-    """One chunk: logits as the model means them, their log-sum-exp, and what is asked of them."""
+    """Of one chunk: the targets' log-probabilities, and the gradient of the raw logits."""
 
-    logits_NV: Tensor
-    normaliser_N: Tensor
     logprobs_N: Tensor
     correct_N: Tensor
+    grad_NV: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -218,35 +236,33 @@ class _Output:
     bias_V: Tensor | None
     shape: LogitShape
 
-    def scores(self, hidden_ND: Tensor, targets_N: Tensor) -> _Scores:
+    def scores(self, hidden_ND: Tensor, targets_N: Tensor, upstream_N: Tensor | None) -> _Scores:
+        """Score a chunk; with `upstream_N` also the gradient of `sum(upstream * logprobs)`."""
         logits_NV = torch.nn.functional.linear(hidden_ND, self.weight_VD, self.bias_V)
         logits_NV = logits_NV.to(_score_dtype(hidden_ND))
         if self.shape.scale != 1.0:
             logits_NV *= self.shape.scale
+            upstream_N = None if upstream_N is None else upstream_N * self.shape.scale
+        if self.shape.softcap is None and native.usable(logits_NV):
+            return _compiled_scores(logits_NV, targets_N, upstream_N)
+        slope_NV = None
         if self.shape.softcap is not None:
-            logits_NV.div_(self.shape.softcap).tanh_().mul_(self.shape.softcap)
+            bent_NV = logits_NV.div_(self.shape.softcap).tanh_()
+            slope_NV = None if upstream_N is None else 1.0 - bent_NV.square()
+            logits_NV = bent_NV.mul_(self.shape.softcap)
         normaliser_N = logits_NV.logsumexp(-1)
         logprobs_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - normaliser_N
-        return _Scores(logits_NV, normaliser_N, logprobs_N, logits_NV.argmax(-1) == targets_N)
-
-    def backward(
-        self,
-        hidden_ND: Tensor,
-        scores: _Scores,
-        targets_N: Tensor,
-        upstream_N: Tensor,
-        sink: _Gradients,
-        rows: slice,
-    ) -> None:
-        """Gather the gradients of `sum(upstream * logprobs)` over a chunk; consumes its logits."""
-        logits_NV, softcap = scores.logits_NV, self.shape.softcap
-        slope_NV = None if softcap is None else 1.0 - (logits_NV / softcap).square_()
-        grad_NV = logits_NV.sub_(scores.normaliser_N[:, None]).exp_().mul_(-upstream_N[:, None])
+        correct_N = logits_NV.argmax(-1) == targets_N
+        if upstream_N is None:
+            return _Scores(logprobs_N, correct_N, None)
+        grad_NV = logits_NV.sub_(normaliser_N[:, None]).exp_().mul_(-upstream_N[:, None])
         grad_NV.scatter_add_(1, targets_N[:, None], upstream_N[:, None])
         if slope_NV is not None:
             grad_NV *= slope_NV
-        if self.shape.scale != 1.0:
-            grad_NV *= self.shape.scale
+        return _Scores(logprobs_N, correct_N, grad_NV)
+
+    def backward(self, hidden_ND: Tensor, grad_NV: Tensor, sink: _Gradients, rows: slice) -> None:
+        """Gather a chunk's gradients of the hidden states and of what learns."""
         grad_NV = grad_NV.to(hidden_ND.dtype)
         if sink.hidden_ND is not None:
             torch.mm(grad_NV, self.weight_VD, out=sink.hidden_ND[rows])
@@ -254,6 +270,17 @@ class _Output:
             sink.weight_VD.addmm_(grad_NV.T, hidden_ND)
         if sink.bias_V is not None:
             sink.bias_V.add_(grad_NV.sum(0))
+
+
+def _compiled_scores(logits_NV: Tensor, targets_N: Tensor, upstream_N: Tensor | None) -> _Scores:
+    """The same in one sweep of each row; the logits become their gradient."""
+    logprobs_N = logits_NV.new_empty(len(logits_NV))
+    correct_N = logits_NV.new_empty(len(logits_NV), dtype=torch.bool)
+    targets_N = targets_N.contiguous()
+    upstream_N = None if upstream_N is None else upstream_N.contiguous()
+    results = (logprobs_N, correct_N, *logits_NV.shape)
+    native.call("token_softmax", logits_NV, targets_N, upstream_N, *results)
+    return _Scores(logprobs_N, correct_N, None if upstream_N is None else logits_NV)
 
 
 def _score_dtype(hidden_ND: Tensor) -> torch.dtype:
