@@ -85,6 +85,11 @@ def test_the_norm_behind_the_last_layer_is_found(family):
     assert torch.equal(inputs[0], hidden)
 
 
+def test_hidden_size_is_that_of_the_bodys_output():
+    model = tiny_model("opt", "classification", ("a", "b"), word_embed_proj_dim=16)
+    assert model.body(input_ids=torch.tensor([[7]]))[0].shape[-1] == model.anatomy.hidden_size
+
+
 def test_an_encoder_that_ends_in_its_layers_has_no_final_norm():
     assert tiny_model("bert", "classification", ("a", "b")).anatomy.final_norms == ()
 

@@ -47,8 +47,11 @@ READERS = {
     ("layers", "classification"): AutoModelForSequenceClassification,
     ("lora", "classification"): AutoPeftModelForSequenceClassification,
 }
-CASES = [(t, h, f) for t, h in READERS for f in DECODERS]
-CASES += [(t, h, f) for t, h in READERS for f in ENCODERS if h == "classification"]
+CASES = [("full", "classification", family) for family in (*DECODERS, *ENCODERS)]
+CASES += [("lora", "classification", family) for family in ("llama", "gpt2", *ENCODERS)]
+CASES += [("lora", "causal_lm", family) for family in DECODERS]
+CASES += [("full", "causal_lm", family) for family in ("llama", "gpt2", "gemma3")]
+CASES += [("layers", "causal_lm", "phi3"), ("layers", "classification", "bert")]
 
 
 @pytest.mark.parametrize(("technique", "head", "family"), CASES)

@@ -103,7 +103,7 @@ def from_hub(hub_id: str, console: Console, nearest: str = "") -> Path:
     )
 
     if constants.HF_HUB_OFFLINE:
-        raise _unreachable(hub_id, "HF_HUB_OFFLINE is set")
+        raise _unreachable(hub_id, "HF_HUB_OFFLINE is set", nearest)
     try:
         info = HfApi().model_info(hub_id, timeout=_PATIENCE)
         wanted = _wanted(hub_id, [sibling.rfilename for sibling in info.siblings or []])
@@ -126,16 +126,17 @@ def from_hub(hub_id: str, console: Console, nearest: str = "") -> Path:
     except Exception as error:  # the client's transport has errors of its own, of no common kind
         if isinstance(error, OSError) and error.filename:
             raise unwritable(error, Path(error.filename)) from error
-        raise _unreachable(hub_id, str(error).splitlines()[0] if str(error) else "") from error
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise _unreachable(hub_id, reason, nearest) from error
     return Path(path)
 
 
-def _unreachable(hub_id: str, reason: str) -> ModelError:
+def _unreachable(hub_id: str, reason: str, nearest: str) -> ModelError:
     return ModelError(
         f"{hub_id} is not on this machine, and the hub cannot be reached to fetch it"
         f"{f' ({reason})' if reason else ''}.",
-        fix="Check the network (or HF_ENDPOINT and HF_HUB_OFFLINE), or choose a model that is "
-        "here or comes in a package: `tunesmith models` lists them.",
+        fix=f"{nearest}Check the network (or HF_ENDPOINT and HF_HUB_OFFLINE), or choose a model "
+        "that is here or comes in a package: `tunesmith models` lists them.",
     )
 
 

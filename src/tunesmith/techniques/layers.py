@@ -53,7 +53,7 @@ class Layers(Technique):
         @model_validator(mode="after")
         def _one_choice(self) -> Layers.Options:
             if self.last is not None and self.layers is not None:
-                raise ValueError("give `last` or `layers`, not both")
+                raise ValueError("Give `last` or `layers`, not both")
             if self.last is None and self.layers is None:
                 self.last = DEFAULT_LAST
             return self

@@ -34,7 +34,8 @@ class Anatomy:
         tied: whether that layer shares its weight with the embedding.
         head: modules that belong to the task (a classifier), not to the pre-trained body.
         pooler: the submodule that makes one vector of a document, or None.
-        hidden_size, vocab_size, context_length: sizes in elements, tokens, tokens.
+        hidden_size: elements of the hidden state that the body gives for a token.
+        vocab_size, context_length: sizes in tokens.
         can_pack: whether documents laid end to end stay separate; *probed* at load, never assumed.
     """
 

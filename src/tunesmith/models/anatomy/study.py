@@ -54,7 +54,8 @@ def study(module: nn.Module) -> Anatomy:
         tied=tied,
         head=_head(module, body_name, output),
         pooler=_pooler(module),
-        hidden_size=text_config.hidden_size,
+        # OPT-350m narrows its hidden states behind the last layer.
+        hidden_size=getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size,
         vocab_size=embedding.weight.shape[0],
         context_length=_context_length(text_config, module),
     )
