@@ -97,11 +97,14 @@ class Console:
 
     def note(self, text: str) -> None:
         """Say one line."""
-        self.rich.print(text, markup=False)
+        self.rich.print(text, markup=False, soft_wrap=not self.rich.is_terminal)
 
     def warn(self, text: str) -> None:
         """Say one line that should not be missed, even when quiet."""
-        self._warnings.print(f"[yellow]warning:[/yellow] {_escape(text)}")
+        self._warnings.print(
+            f"[yellow]warning:[/yellow] {_escape(text)}",
+            soft_wrap=not self._warnings.is_terminal,
+        )
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show rows under their column names."""

@@ -147,7 +147,6 @@ CHECKED = SimpleNamespace(
     validation=None,
     test=_part(20),
     cut=[SimpleNamespace(origin="train.jsonl:3", reason="12 tokens cut at the end")],
-    dropped=[],
     classes=None,
     exact_duplicates=[],
     near_duplicates=[],
@@ -159,14 +158,14 @@ CHECKED = SimpleNamespace(
     seconds=61.0,
     metric="log_likelihood",
     detectable=0.25,
+    assumption=None,
     warnings=["1 test record stands in train."],
     shown=[
         SimpleNamespace(
             origin="train.jsonl:1",
             tokens=[
                 SimpleNamespace(text="Say [hi].", trained=False),
-                SimpleNamespace(text=" Hi", trained=True),
-                SimpleNamespace(text="!", trained=True),
+                SimpleNamespace(text=" Hi!", trained=True),
             ],
         )
     ],

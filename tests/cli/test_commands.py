@@ -158,7 +158,7 @@ def test_check_shows_what_will_happen_and_the_records(api, command) -> None:
     said = command("check", "r.yaml", "--show", "1", "--set", "a=1")
     assert said.code == 0
     assert api.calls == [("check", "r.yaml", {"overrides": ["a=1"], "show": 1})]
-    assert "lora: 10,000 learn (1.0%)" in said.out
+    assert "lora: 10,000 learn (1.00%)" in said.out
     assert "a difference of 0.250 or more" in said.out
     assert "train.jsonl:3: 12 tokens cut" in said.out
     assert "test.jsonl:7: the same as train.jsonl:9" in said.out

@@ -56,30 +56,24 @@ def check(
 
 
 def _describe(found: CheckDocument, out: Output) -> None:
-    from tunesmith.evidence.figures import count, duration, label, number, share, size
+    from tunesmith.evidence.figures import count, duration, label, share, size
 
     say = out.result
     learns = found.trainable_parameters / found.parameters
-    rows = [
-        ["model", f"{found.model} ({found.kind}, {count(found.parameters)} parameters)"],
-        ["task", found.task],
-        [
-            "technique",
-            f"{found.technique}: {count(found.trainable_parameters)} learn ({share(learns)})",
-        ],
-        ["format", found.format],
-        ["steps", count(found.steps)],
-        ["memory", f"about {size(found.memory_bytes)}"],
-        ["time", "unknown" if found.seconds is None else f"about {duration(found.seconds)}"],
-        ["verdict by", label(found.metric)],
-        [
-            "could show",
-            "unknown"
-            if found.detectable is None
-            else f"a difference of {number(found.detectable)} or more",
-        ],
-    ]
-    say.table("What will happen", ["", ""], rows)
+    lines = {
+        "model": f"{found.model} ({found.kind}, {count(found.parameters)} parameters)",
+        "task": found.task,
+        "technique": f"{found.technique}: {count(found.trainable_parameters)} learn ({learns:.2%})",
+        "format": found.format,
+        "steps": count(found.steps),
+        "memory": f"about {size(found.memory_bytes)}",
+        "time": "unknown" if found.seconds is None else f"about {duration(found.seconds)}",
+        "verdict by": label(found.metric),
+        "could show": _could_show(found),
+    }
+    for name, text in lines.items():
+        say.note(f"{name:<12}{text}")
+    say.note("")
     _data(found, say)
     if found.classes:
         total = sum(found.classes.values())
@@ -89,10 +83,18 @@ def _describe(found: CheckDocument, out: Output) -> None:
             [[name, count(n), share(n / total)] for name, n in found.classes.items()],
         )
     _records("Cut to fit", found.cut, say)
-    _records("Left out", found.dropped, say)
     _records("Twice in train", found.exact_duplicates, say)
     _records("Nearly the same as another", found.near_duplicates, say)
     _records("In test and in train", found.leaks, say)
+
+
+def _could_show(found: CheckDocument) -> str:
+    from tunesmith.evidence.figures import number
+
+    if found.detectable is None:
+        return "unknown"
+    text = f"a difference of {number(found.detectable)} or more"
+    return f"{text}, if {found.assumption}" if found.assumption else text
 
 
 def _data(found: CheckDocument, say: Console) -> None:
@@ -125,11 +127,11 @@ def _show(shown: ShownDetails, say: Console) -> None:
     """Print a record; what is learnt is green on a terminal, and stands in ⟦ ⟧ elsewhere."""
     text = Text()
     inside = False
-    for token in shown.tokens:
-        if not say.rich.is_terminal and token.trained != inside:
-            text.append("⟦" if token.trained else "⟧")
-        inside = token.trained
-        text.append(token.text, style="bold green" if token.trained else "dim")
+    for piece in shown.tokens:
+        if not say.rich.is_terminal and piece.trained != inside:
+            text.append("⟦" if piece.trained else "⟧")
+        inside = piece.trained
+        text.append(piece.text, style="bold green" if piece.trained else "dim")
     if inside and not say.rich.is_terminal:
         text.append("⟧")
     say.note(f"\n{shown.origin}")

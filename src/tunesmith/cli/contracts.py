@@ -150,13 +150,13 @@ class RecordDetails(BaseModel):
     reason: str = Field(description="what is the matter with it")
 
 
-class TokenDetails(BaseModel):
-    """A token as the model sees it."""
+class PieceDetails(BaseModel):
+    """Neighbouring tokens as the model sees them, all of them learnt or none."""
 
     model_config = ConfigDict(from_attributes=True)
 
-    text: str = Field(description="the token's text")
-    trained: bool = Field(description="whether it is learnt")
+    text: str = Field(description="their text")
+    trained: bool = Field(description="whether they are learnt")
 
 
 class ShownDetails(BaseModel):
@@ -165,7 +165,7 @@ class ShownDetails(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     origin: str = Field(description="file and line")
-    tokens: list[TokenDetails] = Field(description="its tokens in order")
+    tokens: list[PieceDetails] = Field(description="its tokens in order, neighbours together")
 
 
 class CheckDocument(Document):
@@ -180,7 +180,6 @@ class CheckDocument(Document):
     validation: PartDetails | None = Field(description="records to choose by")
     test: PartDetails = Field(description="records to judge by")
     cut: list[RecordDetails] = Field(description="records that are cut to fit")
-    dropped: list[RecordDetails] = Field(description="records that are left out")
     classes: dict[str, int] | None = Field(description="training records of each class")
     exact_duplicates: list[RecordDetails] = Field(description="records that stand twice in train")
     near_duplicates: list[RecordDetails] = Field(description="records nearly the same as another")
@@ -192,6 +191,7 @@ class CheckDocument(Document):
     seconds: float | None = Field(description="estimated time of the training loop")
     metric: str = Field(description="the metric that will decide")
     detectable: float | None = Field(description="smallest difference this test set could show")
+    assumption: str | None = Field(description="what that figure takes for granted")
     warnings: list[str] = Field(description="what should be looked at")
     shown: list[ShownDetails] = Field(description="the records asked for with --show")
 
