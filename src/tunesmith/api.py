@@ -3,9 +3,10 @@
     run = tunesmith.train("recipe.yaml"); run.verdict; run.predict(["…"])
 
     engine, task = tunesmith.load("smollm2-135m-instruct", task="instruct", technique="lora")
-    for step in tunesmith.plan(engine, task, "train.jsonl"):
+    objective = tunesmith.objective(task)
+    for step in tunesmith.plan(task, tunesmith.read("train.jsonl", task)):
         for batch in step:
-            engine.forward_backward(batch, step.objective, step.counts)
+            engine.forward_backward(batch, objective, step.counts)
         engine.optimizer_step(learning_rate=2e-4)
 
 The command line does nothing that these cannot.

@@ -72,6 +72,7 @@ class Engine:
         self.optimizer = Optimizer(groups, optimizer or AdamWOptions())
         self.kernels = fused(model, dtype) if fuse else {}
         self._frozen_prefix = _frozen_prefix(model)
+        self._training: bool | None = None
 
     def forward(self, batch: Batch, readout: type[R], adapter: Adapter = "on") -> R:
         """Return a readout of the batch, without gradients and without dropout.
@@ -159,9 +160,11 @@ class Engine:
     @contextmanager
     def _mode(self, *, training: bool) -> Iterator[None]:
         """Dropout on or off; what lies below the first thing that learns stays in evaluation."""
-        self.model.module.train(training)
-        for module in self._frozen_prefix if training else ():
-            module.eval()
+        if self._training is not training:  # walking over all modules costs milliseconds
+            self._training = training
+            self.model.module.train(training)
+            for module in self._frozen_prefix if training else ():
+                module.eval()
         yield
 
     @contextmanager

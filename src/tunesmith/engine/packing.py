@@ -51,6 +51,12 @@ class _Boundaries:
 _boundaries: ContextVar[_Boundaries] = ContextVar("boundaries")
 
 
+def spans_of_row(*, causal: bool, window: int | None) -> Spans | None:
+    """Return who sees whom in the packed row that is being computed; None outside of one."""
+    boundaries = _boundaries.get(None)
+    return None if boundaries is None else boundaries.spans(causal, window)
+
+
 @dataclass(frozen=True)
 class Layout:
     """What the probe found of a model's body.
@@ -78,7 +84,7 @@ def run_body(model: Model, stream: Stream, layout: Layout, *, packed: bool) -> T
     """Return the body's last hidden state of every token, `hidden_TD`."""
     hidden: Tensor
     if packed:
-        with _packed_attention(model.module, stream.cu_seqlens):
+        with packed_row(model.module, stream.cu_seqlens):
             arguments = layout.arguments(stream.positions_T[None])
             hidden = model.body(input_ids=stream.ids_T[None], **arguments)[0][0]
         return hidden
@@ -99,7 +105,8 @@ def pad(stream: Stream) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _packed_attention(module: nn.Module, cu_seqlens: Tensor) -> Iterator[None]:
+def packed_row(module: nn.Module, cu_seqlens: Tensor) -> Iterator[None]:
+    """Within, the attention of this module keeps inside the documents of one packed row."""
     config: Any = module.config
     stock = config._attn_implementation
     token = _boundaries.set(_Boundaries(cu_seqlens))
