@@ -66,9 +66,10 @@ class Engine:
         self.dtype = dtype
         self.device = next(model.module.parameters()).device
         self.memory = reuse_memory()
-        self.layout = probe_layout(model)
+        with computing(dtype, self.device):
+            self.layout = probe_layout(model)
+            self.logit_shape = probe_output(model) if model.anatomy.output else LogitShape()
         self.packed = packing and self.layout.can_pack
-        self.logit_shape = probe_output(model) if model.anatomy.output else LogitShape()
         self.optimizer = Optimizer(groups, optimizer or AdamWOptions())
         self.kernels = fused(model, dtype) if fuse else {}
         self._frozen_prefix = _frozen_prefix(model)
@@ -113,13 +114,13 @@ class Engine:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: Adapter = "on"
     ) -> list[Generated]:
         """Continue each prompt until a stop token or `sampling.max_new_tokens`."""
-        with torch.no_grad(), self._mode(training=False), self._adapter(adapter):
+        with self._generating(), self._adapter(adapter):
             return generate(self.model, prompts, sampling, self.logit_shape)
 
     @torch.no_grad()
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
         """Yield the ids of one continuation as they are made."""
-        with self._mode(training=False):
+        with self._generating():
             yield from stream(self.model, prompt, sampling, self.logit_shape)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -166,6 +167,11 @@ class Engine:
             for module in self._frozen_prefix if training else ():
                 module.eval()
         yield
+
+    @contextmanager
+    def _generating(self) -> Iterator[None]:
+        with torch.no_grad(), self._mode(training=False), computing(self.dtype, self.device):
+            yield
 
     @contextmanager
     def _adapter(self, adapter: Adapter) -> Iterator[None]:

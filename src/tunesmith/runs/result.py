@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesmith.console import Console
 from tunesmith.errors import RunError
-from tunesmith.models.saving import verify_saved
+from tunesmith.models.saving import set_stop_tokens, verify_saved
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.prepare import Prepared
 
@@ -23,6 +23,8 @@ def save_result(folder: RunFolder, prepared: Prepared, console: Console) -> None
     Raises:
         RunError: what was read back differs from what was trained, or could not be written.
     """
+    if prepared.task.stop_ids:
+        set_stop_tokens(prepared.model, prepared.task.stop_ids)
     prepared.technique.save(prepared.model, folder.model)
     difference = verify_saved(prepared.model, folder.model, _probe_ids(prepared))
     if difference is None:

@@ -119,6 +119,11 @@ class Task(ABC):
         """Class names in order of their index; empty where the task has none."""
         return ()
 
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens on which what was learnt ends; empty where nothing is generated."""
+        return ()
+
     @abstractmethod
     def bind(self, model: Model) -> None:
         """Take the tokenizer and the context length of `model`; called once, before `encode`."""

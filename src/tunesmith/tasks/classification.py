@@ -87,6 +87,7 @@ class Classification(Task):
             raise DataError(
                 f"The training records have one class only ({only}): there is nothing to tell"
                 " apart.",
+                where="data.train",
                 fix="Give records of at least two classes.",
             )
         if self.options.labels is None:

@@ -81,8 +81,14 @@ class Instruct(Task):
 
         self._tokenizer = model.tokenizer
         self._chat = ChatEncoder(model.tokenizer, self.options.template)
+        model.tokenizer.chat_template = self._chat.template  # saved with the result: it alone serves
         self._context: int = model.anatomy.context_length
         self._max_length = min(self.options.max_length or self._context, self._context)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end a trained answer."""
+        return tuple(self._chat.stop_ids)
 
     def encode(self, record: Conversation) -> Encoded:
         """Encode a conversation; every turn of the assistant and its end is learnt.
@@ -187,7 +193,7 @@ class Instruct(Task):
 
     def _prompt(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> Prompt:
         ids = self._chat.prompt_ids(self._with_system(messages), tools)
-        return Prompt(ids, tuple(self._chat.stop_ids), self.options.max_new_tokens)
+        return Prompt(ids, self.stop_ids, self.options.max_new_tokens)
 
     def prompt(self, given: Any) -> Prompt:
         """Return what the answer to a text, or to a list of chat messages, starts from.

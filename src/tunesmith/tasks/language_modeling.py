@@ -97,6 +97,11 @@ class LanguageModeling(Task):
                 fix="Lower it, or raise `task.max_length`.",
             )
 
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The end-of-text token, which ends every document."""
+        return (self._end,)
+
     def encode(self, record: Document) -> Encoded:
         """Encode a whole document and its end token, however long.
 
