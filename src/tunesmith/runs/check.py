@@ -22,7 +22,7 @@ from tunesmith.quality.balance import class_balance
 from tunesmith.quality.duplicates import find_duplicates
 from tunesmith.quality.leaks import find_leaks
 from tunesmith.quality.lengths import token_lengths
-from tunesmith.quality.targets import cut_sentence, find_targets, trained_tokens
+from tunesmith.quality.targets import trained_tokens
 from tunesmith.recipes.load import load_recipe
 from tunesmith.runs.prepare import Part, Prepared, cut_records, prepare, primary_metric
 from tunesmith.runs.summary import class_counts, parameter_counts, predicted_memory
@@ -195,9 +195,6 @@ def _repeats(prepared: Prepared) -> dict[str, list[RecordCheck]]:
 
 def _warnings(prepared: Prepared) -> list[str]:
     found = list(prepared.warnings)
-    for name, part in (("train", prepared.train), ("test", prepared.test)):
-        sentence = cut_sentence(find_targets(part.examples), _origins(part), name)
-        found += [sentence] if sentence else []
     if prepared.task.labels:
         found += class_balance(prepared.train.data.records, prepared.test.data.records).warnings()
     contradictions = find_duplicates(prepared.train.data.records).contradictions
@@ -206,11 +203,6 @@ def _warnings(prepared: Prepared) -> list[str]:
         first = ", ".join(origins[i] for i in contradictions[0])
         found.append(f"{len(contradictions)} texts stand in train under several labels ({first}).")
     return found
-
-
-def _origins(part: Part) -> list[str]:
-    """Where each example (a record, or a piece of one) stands."""
-    return [part.data.origins[owner] for owner in owners(part.examples)]
 
 
 def _estimated_seconds(prepared: Prepared) -> float | None:

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._first = False
         self.recipe = path / "recipe.yaml"
         self.record = path / "record.json"
         self.events = path / "events.jsonl"
@@ -56,22 +58,26 @@ class RunFolder:
             numbered: add the first free number to `name`; otherwise the name must be free.
 
         Raises:
-            InputError: the name is taken.
+            InputError: the name is taken, or is none that a folder can have.
             RunError: the place cannot be written.
         """
-        number = 1
+        if Path(name).name != name or name in ("", ".."):
+            raise InputError(
+                f"A run cannot be called {name!r}.",
+                where="--name",
+                fix="Give a word without slashes; the folder of runs is --runs-dir.",
+            )
+        number, first = 1, not runs_dir.exists()
         while True:
             path = runs_dir / (f"{name}-{number}" if numbered else name)
             try:
                 path.mkdir(parents=True)
-                return cls(path)
+                folder = cls(path)
+                folder._first = first
+                return folder
             except FileExistsError:
                 if not numbered:
-                    raise InputError(
-                        f"There is already a run called {name!r}.",
-                        where=str(path),
-                        fix=f"Choose another --name, or go on with it: --resume {name}.",
-                    ) from None
+                    raise _taken(path) from None
                 number += 1
             except OSError as error:
                 raise unwritable(error, path) from error
@@ -93,6 +99,13 @@ class RunFolder:
             f"There is no run called {str(run)!r} here.",
             fix=suggest(str(run), known) if known else f"No run lies in {runs_dir}/ yet.",
         )
+
+    def discard(self) -> None:
+        """Remove the directory of a run that never began, and the folder of runs made for it."""
+        shutil.rmtree(self.path)
+        if self._first:
+            with suppress(OSError):  # another run began there meanwhile
+                self.path.parent.rmdir()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -165,3 +178,17 @@ class RunFolder:
                 where=str(self.path),
                 fix="Open it with the version of Tunesmith named in its record.json.",
             )
+
+
+def _taken(path: Path) -> InputError:
+    if (path / "record.json").exists():
+        return InputError(
+            f"There is already a run called {path.name!r}.",
+            where=str(path),
+            fix=f"Choose another --name, or go on with it: --resume {path.name}.",
+        )
+    return InputError(
+        "There is something of that name already, which is no run.",
+        where=str(path),
+        fix="Choose another --name, or remove it.",
+    )

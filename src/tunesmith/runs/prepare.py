@@ -22,15 +22,17 @@ from tunesmith.data.splits import Splits, load_splits
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.optimizer import AdamWOptions
 from tunesmith.engine.precision import choose_dtype
-from tunesmith.errors import RecipeError, suggest
-from tunesmith.models.load import load_model
+from tunesmith.errors import DataError, RecipeError, suggest
+from tunesmith.models.kinds import check_fit
+from tunesmith.models.load import load_model, read_config
 from tunesmith.models.model import Model
-from tunesmith.models.resolve import resolve
+from tunesmith.models.resolve import Resolved, resolve
 from tunesmith.models.seeded import seeded
 from tunesmith.objectives.base import Objective
+from tunesmith.quality.targets import cut_sentence, find_targets
 from tunesmith.recipes.schema import Recipe, TrainingOptions
 from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES
-from tunesmith.tasks.base import Task
+from tunesmith.tasks.base import Task, owners
 from tunesmith.techniques.base import Technique
 
 
@@ -131,6 +133,32 @@ def primary_metric(recipe: Recipe, task: Task) -> str:
     return name
 
 
+def check_decides(recipe: Recipe, task: Task, tested: int) -> None:
+    """Refuse a test that could not decide, before anything is trained.
+
+    Args:
+        tested: how many test records there are.
+
+    Raises:
+        RecipeError: the task has no such metric, or it needs answers that are not generated.
+        DataError: there are fewer than two test records.
+    """
+    metric = task.metrics[primary_metric(recipe, task)]
+    if metric.generated and recipe.evaluation.generate < 2:
+        raise RecipeError(
+            f"The metric {metric.name!r}, which decides, is measured on generated answers; fewer"
+            " than two of them show no difference.",
+            where="evaluation.generate",
+            fix="Raise it, or name another metric under evaluation.metric.",
+        )
+    if tested < 2:
+        raise DataError(
+            f"The test set has {tested} record: no difference could be told from chance.",
+            where="data.test",
+            fix="Give more records, or a larger share.",
+        )
+
+
 def selects(training: TrainingOptions) -> bool:
     """Return whether anything is chosen by validation, so that data must be split off for it."""
     return training.keep_best or training.patience is not None or bool(training.validate_every)
@@ -146,7 +174,10 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     objective = make_objective(recipe, task)
     splits = load_splits(recipe.data, task.Record, selects(recipe.training), recipe.training.seed)
     task.study(splits.train.records)
+    check_decides(recipe, task, len(splits.test))
     engine = build_engine(recipe, task, technique, console)
+    train, test = encode(task, splits.train), encode(task, splits.test)
+    validation = None if splits.validation is None else encode(task, splits.validation)
     return Prepared(
         recipe=recipe,
         task=task,
@@ -154,10 +185,15 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
         objective=objective,
         splits=splits,
         engine=engine,
-        train=encode(task, splits.train),
-        test=encode(task, splits.test),
-        validation=None if splits.validation is None else encode(task, splits.validation),
-        warnings=list(splits.warnings),
+        train=train,
+        test=test,
+        validation=validation,
+        warnings=[
+            *splits.warnings,
+            *_cut("train", train),
+            *_cut("validation", validation),
+            *_cut("test", test),
+        ],
     )
 
 
@@ -171,9 +207,9 @@ def build_engine(recipe: Recipe, task: Task, technique: Technique, console: Cons
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(training.precision, device)
     source = resolve(recipe.model, console=console)
+    refuse(technique, task, source)
     head = technique.head(task.head)
     model = load_model(source, head=head, labels=task.labels, dtype=dtype, seed=training.seed)
-    refuse(technique, task, model)
     model.module.to(device)
     task.bind(model)
     with seeded(training.seed):
@@ -193,22 +229,26 @@ def build_engine(recipe: Recipe, task: Task, technique: Technique, console: Cons
     )
 
 
-def refuse(technique: Technique, task: Task, model: Model) -> None:
-    """Refuse a technique or a task that cannot go with this kind of model.
+def refuse(technique: Technique, task: Task, source: Resolved) -> None:
+    """Refuse a technique or a task that cannot go with this kind of model, before it is loaded.
 
     Raises:
         RecipeError: says why.
     """
-    if model.anatomy.kind not in task.kinds:
+    kind = check_fit(source.name, read_config(source), task.head)
+    if kind not in task.kinds:
         raise RecipeError(
             f"The task {task.name!r} needs a {' or '.join(sorted(task.kinds))};"
-            f" {model.source.name} is a model of kind {model.anatomy.kind}.",
+            f" {source.name} is a model of kind {kind}.",
             where="model",
             fix="Choose another model: `tunesmith models list`.",
         )
-    reason = technique.refuses(task.head, model.anatomy.kind)
+    reason = technique.refuses(task.head, kind)
     if reason:
-        raise RecipeError(reason, where="technique")
+        raise RecipeError(
+            f"The technique {technique.name!r} does not suit the task {task.name!r}: {reason}.",
+            where="technique",
+        )
 
 
 def encode(task: Task, data: Dataset) -> Part:
@@ -218,6 +258,15 @@ def encode(task: Task, data: Dataset) -> Part:
         DataError: a record cannot be encoded or nothing of it would be learnt; names it.
     """
     return Part(data, task.encode_all(data.records, data.origins))
+
+
+def _cut(name: str, part: Part | None) -> list[str]:
+    """Say in a sentence which records of a part were cut to fit, if any were."""
+    if part is None:
+        return []
+    origins = [part.data.origins[owner] for owner in owners(part.examples)]
+    sentence = cut_sentence(find_targets(part.examples), origins, name)
+    return [sentence] if sentence else []
 
 
 def cut_records(part: Part) -> list[tuple[str, Any]]:

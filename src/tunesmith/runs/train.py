@@ -8,7 +8,6 @@ resumed run takes up at the stage, and in training at the step, where it was sto
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,14 +52,15 @@ def train(
     """
     console = console or Console()
     parsed = load_recipe(recipe, overrides)
-    folder = RunFolder.create(Path(runs_dir), name or default_name(recipe), numbered=name is None)
+    named = default_name(recipe) if name is None else name
+    folder = RunFolder.create(Path(runs_dir), named, numbered=name is None)
     with folder.locked():
         try:
             prepared = prepare(parsed, console)
+            write_record(folder, prepared)
         except BaseException:
-            shutil.rmtree(folder.path)
+            folder.discard()
             raise
-        write_record(folder, prepared)
         return _finish(folder, prepared, console)
 
 
