@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tunesmith.errors import RunError
+from tunesmith.models.atomic import unwritable
+
 
 class Events:
     """Appends to an events file.
@@ -25,16 +28,23 @@ class Events:
         self.path = path
         if path.exists():
             lines = list(_complete_lines(path))
-            kept = [line for line in lines if json.loads(line)["step"] <= after_step]
+            kept = [line for line in lines if _read(path, line)["step"] <= after_step]
             aside = path.with_suffix(".part")
             aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             os.replace(aside, path)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, **event: Any) -> None:
-        """Append one line; `step` must be among its fields."""
-        self._file.write(json.dumps(event) + "\n")
-        self._file.flush()
+        """Append one line; `step` must be among its fields.
+
+        Raises:
+            RunError: the disk is full or cannot be written.
+        """
+        try:
+            self._file.write(json.dumps(event) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise unwritable(error, self.path) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -42,8 +52,25 @@ class Events:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a file, in order."""
-    return [json.loads(line) for line in _complete_lines(path)] if path.exists() else []
+    """Return the events of a file, in order.
+
+    Raises:
+        RunError: a line is damaged.
+    """
+    return [_read(path, line) for line in _complete_lines(path)] if path.exists() else []
+
+
+def _read(path: Path, line: str) -> dict[str, Any]:
+    try:
+        event: dict[str, Any] = json.loads(line)
+        event["step"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"A line is damaged: {line[:40]!r}.",
+            where=str(path),
+            fix="Remove that line; only the curves of the report are drawn from it.",
+        ) from error
+    return event
 
 
 def _complete_lines(path: Path) -> Iterator[str]:
