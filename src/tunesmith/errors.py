@@ -13,8 +13,8 @@ line turns one into a message and an exit code in one place (`cli/main.py`). Not
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class TunesmithError(Exception):
@@ -29,12 +29,12 @@ class TunesmithError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
-        self.what = what
+        self.what = what if what.endswith(tuple(".?!…")) else f"{what}."
         self.where = where
         self.fix = fix
         place = f"{where}: " if where else ""
         advice = f" {fix}" if fix else ""
-        super().__init__(f"{place}{what}{advice}")
+        super().__init__(f"{place}{self.what}{advice}")
 
 
 class InputError(TunesmithError):

@@ -50,7 +50,7 @@ def test_another_schema_version_is_refused(fake_run: Build) -> None:
 
 
 def test_a_damaged_file_is_named_with_its_field(fake_run: Build) -> None:
-    with pytest.raises(InputError, match=r"metrics.json: verdict"):
+    with pytest.raises(InputError, match=r"metrics.json: It is damaged: verdict"):
         read_evidence(fake_run(metrics={"verdict": "splendid"}))
 
 

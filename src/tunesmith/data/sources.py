@@ -119,7 +119,7 @@ def _json_lines(path: Path, text: str) -> Raw:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            broken.append((number, f"broken JSON at column {error.colno}: {error.msg}"))
+            broken.append((number, f"is broken JSON at column {error.colno}: {error.msg}"))
             continue
         if not isinstance(row, dict):
             broken.append((number, f"holds {describe_value(row)}, expected an object {{...}}"))
@@ -149,8 +149,8 @@ def _read_json(path: Path) -> Raw:
     start = _start_of_list(text, content)
     if start is None:
         raise DataError(
-            f"The file holds {describe_value(content)}; expected a list of records, or an object whose "
-            '"data" is one.',
+            f"The file holds {describe_value(content)}; expected a list of records, or an object "
+            'whose "data" is one.',
             where=str(path),
             fix='Write [{...}, {...}] or {"data": [{...}, {...}]}.',
         )

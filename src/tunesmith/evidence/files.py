@@ -223,9 +223,11 @@ def _read_json(path: Path, model: type[M]) -> M:
         found = model.model_validate_json(_read_text(path))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = "".join(f"{part}: " for part in first["loc"])
         raise InputError(
-            f"{field}: {first['msg']}.", where=str(path), fix="Evaluate the run again."
+            f"It is damaged: {field}{first['msg']}.",
+            where=str(path),
+            fix="Restore it from a copy, or train anew under another --name.",
         ) from error
     if found.schema_version != SCHEMA_VERSION:
         raise InputError(

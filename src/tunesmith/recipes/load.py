@@ -163,9 +163,11 @@ def _nearest_data(path: Path) -> str:
 def _located_model(spec: str, base: Path, place: str) -> str:
     """Return the absolute path of a local model, or its name as it is."""
     path = base / Path(spec).expanduser()
-    if path.is_file() or (path / "config.json").is_file():
+    is_path = spec.endswith(".gguf") or spec.startswith(("./", "../", "/", "~"))
+    files = ("config.json", "adapter_config.json")
+    if path.exists() if is_path else path.is_file() or any((path / n).is_file() for n in files):
         return str(path.resolve())
-    if spec.endswith(".gguf") or spec.startswith(("./", "../", "/", "~")):
+    if is_path:
         raise RecipeError(
             f"There is no model at {spec!r} (looked for {path.absolute()}).",
             where=place,
