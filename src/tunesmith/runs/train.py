@@ -9,7 +9,8 @@ resumed run takes up at the stage, and in training at the step, where it was sto
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tunesmith.runs.record import check_same_inputs, write_record
 from tunesmith.runs.result import save_result
 from tunesmith.runs.run import Run
 from tunesmith.runs.summary import write_summary
+from tunesmith.training.guards import Interrupted
 
 
 def train(
@@ -61,7 +63,8 @@ def train(
         except BaseException:
             folder.discard()
             raise
-        return _finish(folder, prepared, console)
+        with _resumable(folder):
+            return _finish(folder, prepared, console)
 
 
 def resume(
@@ -75,7 +78,7 @@ def resume(
     console = console or Console()
     folder = RunFolder.open(run, Path(runs_dir))
     with folder.locked():
-        if folder.summary.exists():
+        if folder.report.exists():
             console.note(f"{folder.path} has finished already.")
             return Run(folder)
         prepared = prepare(load_recipe(folder.recipe), console)
@@ -83,7 +86,8 @@ def resume(
         difference = differs(record["hardware"], hardware())
         if difference:
             console.warn(difference)
-        return _finish(folder, prepared, console)
+        with _resumable(folder):
+            return _finish(folder, prepared, console)
 
 
 def default_name(recipe: str | Path | Mapping[str, Any]) -> str:
@@ -92,6 +96,15 @@ def default_name(recipe: str | Path | Mapping[str, Any]) -> str:
         return "run"
     path = Path(recipe).resolve()
     return path.parent.name if path.stem == "recipe" else path.stem
+
+
+@contextmanager
+def _resumable(folder: RunFolder) -> Iterator[None]:
+    """Let an interruption say which run to go on with."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(str(error), run=str(folder.path)) from None
 
 
 def _finish(folder: RunFolder, prepared: Prepared, console: Console) -> Run:

@@ -81,7 +81,7 @@ class Instruct(Task):
 
         self._tokenizer = model.tokenizer
         self._chat = ChatEncoder(model.tokenizer, self.options.template)
-        model.tokenizer.chat_template = self._chat.template  # saved with the result: it alone serves
+        model.tokenizer.chat_template = self._chat.template  # it alone serves
         self._context: int = model.anatomy.context_length
         self._max_length = min(self.options.max_length or self._context, self._context)
 

@@ -43,7 +43,11 @@ def check_finite(step: int, loss: float, gradient_norm: float) -> None:
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user asked to stop; the step under way was finished and saved."""
+    """The user asked to stop. `run` is the path of what can be resumed, once it is known."""
+
+    def __init__(self, said: str, run: str | None = None) -> None:
+        super().__init__(said)
+        self.run = run
 
 
 class StopRequest:
