@@ -8,6 +8,7 @@ one. It knows nothing of what is written.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from tunesmith.errors import RunError
 
@@ -40,6 +42,11 @@ def written_aside(folder: Path) -> Iterator[Path]:
         _take_place(aside, folder)
     except OSError as error:
         raise unwritable(error, folder) from error
+    except SafetensorError as error:
+        system = _of_system(error)
+        if system is None:
+            raise
+        raise unwritable(system, folder) from error
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
@@ -67,6 +74,12 @@ def unwritable(error: OSError, place: Path) -> RunError:
         where=str(error.filename or place),
         fix="Free some space or choose a folder that you may write, then run it again.",
     )
+
+
+def _of_system(error: SafetensorError) -> OSError | None:
+    """Return the system's error behind one of the safetensors writer, which says it as text."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def _take_place(aside: Path, folder: Path) -> None:

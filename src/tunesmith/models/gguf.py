@@ -16,6 +16,8 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from tunesmith.console import Console
 from tunesmith.errors import ModelError
 from tunesmith.models.atomic import locked, written_aside
@@ -73,7 +75,7 @@ def _expand(file: Path, folder: Path) -> None:
             fresh = _fresh(read)
             fresh.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-    except OSError:  # of the disk that is written to
+    except (OSError, SafetensorError):  # of the disk that is written to
         raise
     except Exception as error:  # readers of damaged files raise whatever they like
         raise ModelError(
