@@ -139,22 +139,28 @@ def _of_usage(error: Exception) -> failure.Failure:
 
 
 def _fail(failed: failure.Failure, arguments: Sequence[str]) -> int:
+    said = False
     try:
         if "--json" in arguments:
-            from tunesmith.cli.contracts import ErrorDetails, ErrorDocument
-
-            document = ErrorDocument(
-                error=ErrorDetails(what=failed.what, where=failed.where, fix=failed.fix),
-                exit_code=failed.exit_code,
-            )
-            stdout_line(document.model_dump_json(indent=2))
-        else:
-            text = Text.assemble(("error: ", "bold red"), str(failed))
-            RichConsole(stderr=True, highlight=False).print(text, soft_wrap=True)
+            _print_document(failed)
+            said = True
         sys.stdout.flush()
     except OSError:
         _let_go_of_standard_output()
+    if not said:
+        text = Text.assemble(("error: ", "bold red"), str(failed))
+        RichConsole(stderr=True, highlight=False).print(text, soft_wrap=True)
     return failed.exit_code
+
+
+def _print_document(failed: failure.Failure) -> None:
+    from tunesmith.cli.contracts import ErrorDetails, ErrorDocument
+
+    document = ErrorDocument(
+        error=ErrorDetails(what=failed.what, where=failed.where, fix=failed.fix),
+        exit_code=failed.exit_code,
+    )
+    stdout_line(document.model_dump_json(indent=2))
 
 
 def _let_go_of_standard_output() -> None:
