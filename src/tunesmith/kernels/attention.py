@@ -234,8 +234,8 @@ def packed_rotary_attention(
     size = cos_TK.shape[-1]
     output_TC: Tensor = _RotaryAttention.apply(  # type: ignore[no-untyped-call]
         qkv_TC,
-        cos_TK.float().contiguous(),
-        sin_TK.float().contiguous(),
+        cos_TK.to(_softmax_dtype(qkv_TC)).contiguous(),
+        sin_TK.to(_softmax_dtype(qkv_TC)).contiguous(),
         (heads, key_heads),
         spans,
         size**-0.5 if scale is None else scale,

@@ -20,7 +20,7 @@ def rotate_(
 
     Args:
         x_TC: contiguous, C at least heads * K.
-        cos_TK, sin_TK: float32, contiguous, of each row's position.
+        cos_TK, sin_TK: float32 (float64 where x is), contiguous, of each row's position.
         backward: apply the transposed rotation, to a gradient.
     """
     rows, size = cos_TK.shape
