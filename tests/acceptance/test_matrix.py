@@ -1,0 +1,286 @@
+"""Every technique on every task with every kind of model: it trains, or is refused with a reason.
+
+What trained changed only what the technique names, and its saved model, loaded by the ecosystem's
+own reader without Tunesmith, gives the log-likelihood and the answers that Tunesmith says.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pyarrow import parquet
+from safetensors.torch import load_file
+from tests.acceptance.jobs import ANSWERS, CLASSES, TEXTS, lines, recipe
+from torch import Tensor
+
+from tunesmith.cli.contracts import (
+    ChatDocument,
+    CheckDocument,
+    EvaluateDocument,
+    PredictDocument,
+    ReportDocument,
+    TrainDocument,
+)
+from tunesmith.registry import TASKS, TECHNIQUES
+
+FAMILIES = ("llama", "gpt2", "bert")
+OPTIONS = {"lora": "{name: lora, rank: 2}", "layers": "{name: layers, last: 1}"}
+ROWS = {"instruct": ANSWERS, "language_modeling": TEXTS, "classification": CLASSES}
+TASK = {
+    "instruct": "{name: instruct, max_new_tokens: 4}",
+    "language_modeling": "{name: language_modeling, max_new_tokens: 4}",
+}
+TRAINING = "{max_steps: 3, batch_size: 4, learning_rate: 0.02, schedule: constant, warmup: 0}"
+_BODY = re.compile(r"^(bert|model|transformer)\.")
+QUESTION = "Say horse lamp"
+
+REFUSED = {
+    (technique, task, "bert"): "is an encoder (bert): it reads text and writes none"
+    for technique, task in itertools.product(TECHNIQUES.names(), ("instruct", "language_modeling"))
+} | {
+    ("repurpose", task, family): f"'repurpose' does not suit the task '{task}'"
+    for task, family in itertools.product(("instruct", "language_modeling"), ("llama", "gpt2"))
+}
+ALL = list(itertools.product(TECHNIQUES.names(), TASKS.names(), FAMILIES))
+TRAINED = [cell for cell in ALL if cell not in REFUSED]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run, how it was made, and what the command printed."""
+
+    technique: str
+    task: str
+    family: str
+    base: Path
+    run: Path
+    out: str
+
+    @property
+    def model(self) -> Path:
+        return self.run / "model"
+
+
+def lay_out(here: Path, technique: str, task: str, model: Path) -> None:
+    (here / "train.jsonl").write_text(lines(ROWS[task]))
+    (here / "recipe.yaml").write_text(
+        recipe(
+            model=model,
+            task=TASK.get(task, task),
+            technique=OPTIONS.get(technique, technique),
+            training=TRAINING,
+        )
+    )
+
+
+@pytest.fixture
+def train(here: Path, command: Callable, tiny: Callable[[str], Path], monkeypatch) -> Callable:
+    """Train one cell; its report is left out, it takes longer than all else."""
+    monkeypatch.setattr("tunesmith.runs.train.write_report", lambda path: None)
+
+    def run(technique: str, task: str, family: str) -> Finished:
+        lay_out(here, technique, task, tiny(family))
+        said = command("train", "recipe.yaml", "--name", "cell", "--json")
+        assert said.code == 0, said.err
+        return Finished(technique, task, family, tiny(family), here / "runs" / "cell", said.out)
+
+    return run
+
+
+def test_every_technique_and_task_has_its_row() -> None:
+    assert set(ROWS) == set(TASKS.names())
+    assert set(EXPECTED) == set(TECHNIQUES.names())
+
+
+@pytest.mark.parametrize(("technique", "task", "family"), REFUSED)
+def test_what_does_not_go_together_is_refused_before_training(
+    here, command, tiny, technique, task, family
+) -> None:
+    lay_out(here, technique, task, tiny(family))
+    said = command("train", "recipe.yaml", "--json")
+    assert said.code == 2
+    assert REFUSED[technique, task, family] in said.document["error"]["what"]
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(("technique", "task", "family"), TRAINED)
+def test_it_trains_changes_what_it_should_and_others_read_it(
+    train, command, technique, task, family
+) -> None:
+    cell = train(technique, task, family)
+    document = TrainDocument.model_validate_json(cell.out)
+    assert document.tokens > 0
+    assert EXPECTED[technique](cell)
+
+    model, tokenizer = read(cell)
+    [tested, *_] = parquet.read_table(cell.run / "evaluation/predictions.parquet").to_pylist()
+    theirs = log_likelihood(cell, model, tokenizer, tested)
+    assert theirs == pytest.approx(tested["after_log_likelihood"], abs=2e-4)
+    assert tested["after_log_likelihood"] != tested["before_log_likelihood"]
+
+    said = command("predict", "cell", QUESTION, "--json")
+    [prediction] = PredictDocument.model_validate(said.document).predictions
+    if task == "classification":
+        shares = logits(cell, model, tokenizer, QUESTION).softmax(-1).tolist()
+        assert list(prediction.probabilities.values()) == pytest.approx(shares, abs=1e-4)
+    else:
+        assert prediction.text == continuation(cell, model, tokenizer, QUESTION)
+
+
+# What changes
+
+
+def weights(cell: Finished) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the weights before and after that are in both, by their name within the body."""
+    before, after = (
+        {_BODY.sub("", name): tensor for name, tensor in load_file(file).items()}
+        for file in (cell.base / "model.safetensors", cell.model / "model.safetensors")
+    )
+    return before, {name: after[name] for name in before if name in after}
+
+
+def changed(cell: Finished) -> set[str]:
+    before, after = weights(cell)
+    return {name for name in after if not torch.equal(before[name], after[name])}
+
+
+def all_change(cell: Finished) -> bool:
+    before, after = weights(cell)
+    lost = set(before) - set(after)  # a classifier has no vocabulary layer
+    return changed(cell) == set(after) and lost <= {"lm_head.weight"}
+
+
+def only_the_last_layer_changes(cell: Finished) -> bool:
+    ends = ("layers.1.", "h.1.", "layer.1.", "norm.weight", "ln_f.", "pooler.")
+    found = changed(cell)
+    return bool(found) and all(any(end in name for end in ends) for name in found)
+
+
+def only_adapters_are_saved(cell: Finished) -> bool:
+    saved = load_file(cell.model / "adapter_model.safetensors")
+    allowed = ("lora_A", "lora_B", "score", "classifier", "pooler")
+    return all(any(word in name for word in allowed) for name in saved) and any(
+        bool(tensor.any()) for name, tensor in saved.items() if "lora_B" in name
+    )
+
+
+def only_the_linear_map_changes(cell: Finished) -> bool:
+    before, after = weights(cell)
+    dense = load_file(cell.model / "2_Dense" / "model.safetensors")
+    whole = set(before) - set(after) <= {"lm_head.weight"}
+    return whole and not changed(cell) and bool(dense["linear.weight"].any())
+
+
+EXPECTED: dict[str, Callable[[Finished], bool]] = {
+    "full": all_change,
+    "layers": only_the_last_layer_changes,
+    "lora": only_adapters_are_saved,
+    "repurpose": only_the_linear_map_changes,
+}
+
+
+# What others read
+
+
+def read(cell: Finished) -> tuple[Any, Any]:
+    """Load the saved model with the reader of its ecosystem, and the tokenizer beside it."""
+    import peft
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(cell.model)
+    if cell.technique == "repurpose":
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(str(cell.model), device="cpu"), tokenizer
+    classifies = cell.task == "classification"
+    ending = "ForSequenceClassification" if classifies else "ForCausalLM"
+    if cell.technique == "lora":
+        options = {"num_labels": 2} if classifies else {}
+        reader = getattr(peft, f"AutoPeftModel{ending}")
+        return reader.from_pretrained(cell.model, **options).eval(), tokenizer
+    return getattr(transformers, f"AutoModel{ending}").from_pretrained(cell.model).eval(), tokenizer
+
+
+@torch.no_grad()
+def logits(cell: Finished, model: Any, tokenizer: Any, text: str) -> Tensor:
+    """Return the logits of the classes of a text."""
+    if cell.technique == "repurpose":
+        return model.encode([text], convert_to_tensor=True)[0]
+    return model(**tokenizer([text], return_tensors="pt", return_token_type_ids=False)).logits[0]
+
+
+@torch.no_grad()
+def log_likelihood(cell: Finished, model: Any, tokenizer: Any, tested: dict[str, Any]) -> float:
+    """Return the log-probability of the right answer to a test record."""
+    if cell.task == "classification":
+        place = ("bad", "good").index(tested["reference"])
+        return float(logits(cell, model, tokenizer, tested["prompt"]).log_softmax(-1)[place])
+    given, answer = [], tokenizer(tested["prompt"])["input_ids"]
+    if cell.task == "instruct":
+        given = prompt(tokenizer, tested["prompt"].removeprefix("user: "))
+        answer = tokenizer(tested["reference"])["input_ids"]
+    ids = torch.tensor([[*given, *answer, tokenizer.eos_token_id]])
+    scores = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+    rows = scores.gather(-1, ids[0, 1:, None])[:, 0]
+    return float(rows[max(len(given) - 1, 0) :].sum())
+
+
+def prompt(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+    )
+
+
+@torch.no_grad()
+def continuation(cell: Finished, model: Any, tokenizer: Any, text: str) -> str:
+    """Return what the model writes after a text, by the reader's own generation."""
+    given = prompt(tokenizer, text) if cell.task == "instruct" else tokenizer(text)["input_ids"]
+    made = model.generate(input_ids=torch.tensor([given]), max_new_tokens=4, do_sample=False)
+    return tokenizer.decode(made[0, len(given) :], skip_special_tokens=True)
+
+
+# Documents of a finished run
+
+
+def test_every_document_of_a_finished_run_is_as_promised(here, command, tiny, monkeypatch) -> None:
+    lay_out(here, "lora", "instruct", tiny("llama"))
+    assert CheckDocument.model_validate(command("check", "recipe.yaml", "--json").document)
+    trained = TrainDocument.model_validate(command("train", "recipe.yaml", "--json").document)
+    page = Path(trained.report).read_text()
+    assert page.startswith("<!doctype html>")
+
+    evaluated = EvaluateDocument.model_validate(command("evaluate", trained.run, "--json").document)
+    assert evaluated.metrics.keys() == trained.metrics.keys()
+    assert (evaluated.verdict, evaluated.metric) == (trained.verdict, trained.metric)
+    for name in ("before", "after", "difference"):
+        assert getattr(evaluated, name) == pytest.approx(getattr(trained, name), abs=1e-5)
+    assert evaluated.interval == pytest.approx(trained.interval, abs=1e-5)
+
+    reported = ReportDocument.model_validate(command("report", trained.run, "--json").document)
+    assert Path(reported.report).read_text() == page
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nagain\n"))
+    chatted = ChatDocument.model_validate(
+        command("chat", trained.run, "--compare", "--json").document
+    )
+    assert [turn.user for turn in chatted.turns] == ["hello", "again"]
+    assert all(turn.tuned is not None and turn.base is not None for turn in chatted.turns)
+
+
+def test_other_records_are_measured_with_data(train, here, command) -> None:
+    cell = train("full", "classification", "bert")
+    (here / "fresh.jsonl").write_text(lines(CLASSES[:7]))
+    document = EvaluateDocument.model_validate(
+        command("evaluate", "cell", "--data", "fresh.jsonl", "--json").document
+    )
+    assert document.records == 7
+    assert document.data == "fresh.jsonl"
+    assert json.loads(cell.out)["records"] == 4
