@@ -36,10 +36,16 @@ def test_a_rising_validation_loss_is_called_overfitting(fake_run: Build) -> None
     assert "keep_best" in said
 
 
-def test_a_kept_best_state_is_mentioned_in_its_place(fake_run: Build) -> None:
+def test_a_state_kept_by_validation_is_mentioned_in_its_place(fake_run: Build) -> None:
+    run_dir = fake_run(events=with_validation([2.0, 1.7, 1.9]), summary={"best_step": 30})
+    (run_dir / "recipe.yaml").write_text("training: {keep_best: true}")
+    said = " ".join(advise(read_evidence(run_dir)))
+    assert "of step 30 is the one that was kept" in said
+
+
+def test_the_best_step_of_a_run_that_kept_the_last_is_not_called_kept(fake_run: Build) -> None:
     events = with_validation([2.0, 1.7, 1.9])
-    said = advice(fake_run, events=events, summary={"best_step": 30})
-    assert "of step 30, was kept" in said
+    assert "was kept" not in advice(fake_run, events=events, summary={"best_step": 30})
 
 
 def test_a_falling_validation_loss_suggests_more(fake_run: Build) -> None:

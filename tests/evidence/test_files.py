@@ -57,3 +57,10 @@ def test_a_damaged_file_is_named_with_its_field(fake_run: Build) -> None:
 def test_a_deciding_metric_that_was_not_measured_is_an_error(fake_run: Build) -> None:
     with pytest.raises(InputError, match="'bleu' was not measured"):
         read_evidence(fake_run(metrics={"primary": "bleu"}))
+
+
+def test_a_damaged_recipe_is_named(fake_run: Build) -> None:
+    run_dir = fake_run()
+    (run_dir / "recipe.yaml").write_text("model: {")
+    with pytest.raises(InputError, match=r"recipe.yaml: It is damaged"):
+        read_evidence(run_dir)

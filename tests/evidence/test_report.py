@@ -119,7 +119,7 @@ def test_nothing_in_a_run_can_put_markup_into_the_page(fake_run: Build) -> None:
             "versions": {"torch": HOSTILE},
         },
     )
-    (run_dir / "recipe.yaml").write_text(f"model: {HOSTILE}\n</pre></style>")
+    (run_dir / "recipe.yaml").write_text(f"model: |\n  {HOSTILE}\n  </pre></style>")
     html = write_report(run_dir).read_text(encoding="utf-8")
     parsed = Page(html)
     assert not {"script", "img"} & {name for name, _ in parsed.tags}

@@ -89,7 +89,7 @@ def test_a_model_that_cannot_be_probed_says_why() -> None:
 
 def test_cautions_of_the_comparison_are_passed_on() -> None:
     said = statement(cautions=["exact_match: 2 of 24 records changed."])
-    assert remark(said, "With care") == "exact_match: 2 of 24 records changed."
+    assert remark(said, "With care") == "Exact match: 2 of 24 records changed."
 
 
 def test_metrics_of_generation_stand_beside_a_likelihood() -> None:

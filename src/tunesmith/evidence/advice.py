@@ -70,8 +70,8 @@ def _overfitting(evidence: Evidence) -> str | None:
         f"The validation loss was lowest at step {best_step} ({number(best)}) and ended at"
         f" {number(last)}: after that the model mostly learnt the training records by heart."
     )
-    if evidence.summary.best_step is not None:
-        return f"{text} The best state, of step {evidence.summary.best_step}, was kept."
+    if evidence.kept_step is not None:
+        return f"{text} The state of step {evidence.kept_step} is the one that was kept."
     return f"{text} Train for less, or set `training.keep_best: true`."
 
 

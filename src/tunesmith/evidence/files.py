@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.errors import InputError
@@ -174,11 +175,17 @@ class Evidence:
     """Everything that a report is made of."""
 
     recipe: str
+    keeps_best: bool
     steps: list[dict[str, Any]]
     validations: list[dict[str, Any]]
     metrics: Metrics
     summary: Summary
     examples: list[Example]
+
+    @property
+    def kept_step(self) -> int | None:
+        """The step whose weights are the result, where validation chose them; else None."""
+        return self.summary.best_step if self.keeps_best else None
 
     def validation_losses(self) -> list[tuple[int, float]]:
         """Return (step, loss) of each validation: the loss itself, or minus the log-likelihood."""
@@ -205,8 +212,10 @@ def read_evidence(run_dir: Path) -> Evidence:
             where=str(run_dir / "evaluation" / "metrics.json"),
         )
     events = read_events(run_dir / "events.jsonl")
+    recipe = _read_text(run_dir / "recipe.yaml")
     return Evidence(
-        recipe=_read_text(run_dir / "recipe.yaml"),
+        recipe=recipe,
+        keeps_best=_keeps_best(recipe, run_dir / "recipe.yaml"),
         steps=[event for event in events if "validation" not in event],
         validations=[event for event in events if "validation" in event],
         metrics=metrics,
@@ -236,6 +245,18 @@ def _read_json(path: Path, model: type[M]) -> M:
             fix="Use the version of Tunesmith that wrote it.",
         )
     return found
+
+
+def _keeps_best(recipe: str, path: Path) -> bool:
+    try:
+        training = (yaml.safe_load(recipe) or {}).get("training") or {}
+    except yaml.YAMLError as error:
+        raise InputError(
+            "It is damaged: it cannot be read as YAML.",
+            where=str(path),
+            fix="Restore it from a copy, or train anew under another --name.",
+        ) from error
+    return bool(training.get("keep_best"))
 
 
 def _read_text(path: Path) -> str:

@@ -84,13 +84,12 @@ def curve(
             axes.axvline(mark[0], color=_TEXT, linewidth=0.8, linestyle=(0, (3, 3)))
             axes.annotate(
                 mark[1],
-                (mark[0], 1),
+                (mark[0], 0),
                 xycoords=("data", "axes fraction"),
-                fontsize=8,
-                xytext=(-4, -2),
+                xytext=(-4, 3),
                 textcoords="offset points",
+                fontsize=8,
                 ha="right",
-                va="top",
             )
         axes.set_xlabel("step")
         axes.margins(x=0.02)

@@ -181,8 +181,8 @@ def _curves(evidence: Evidence) -> list[tuple[str, Markup]]:
     validation = evidence.validation_losses()
     if validation:
         losses.append(plots.Line("validation", validation, marks=True))
-    best = evidence.summary.best_step
-    mark = (float(best), "best") if best is not None and validation else None
+    best = evidence.kept_step
+    mark = (float(best), "kept") if best is not None and validation else None
     drawn = [("Loss", Markup(plots.curve("loss", "Loss over the steps", losses, mark=mark)))]
     for field, title in (
         ("learning_rate", "Learning rate"),

@@ -52,7 +52,7 @@ def state(metrics: Metrics) -> Statement:
     if metrics.beside:
         remarks.append(Remark("Beside it", _beside(metrics)))
     if metrics.cautions:
-        remarks.append(Remark("With care", " ".join(metrics.cautions)))
+        remarks.append(Remark("With care", _cautions(metrics)))
     return Statement(metrics.verdict, HEADLINES[metrics.verdict], _lead(metrics), remarks)
 
 
@@ -157,6 +157,14 @@ def _beside(metrics: Metrics) -> str:
             f" metrics of generation tell, on {count(max(row.n for row in generated))} records."
         )
     return text
+
+
+def _cautions(metrics: Metrics) -> str:
+    """The comparison's own sentences, with metrics called as they are called here."""
+    said = " ".join(metrics.cautions)
+    for name in metrics.metrics:
+        said = said.replace(f"{name}: ", f"{_capital(label(name))}: ")
+    return said
 
 
 def _named(name: str, row: MetricRow, deciding: MetricRow) -> str:
