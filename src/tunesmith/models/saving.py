@@ -105,7 +105,8 @@ def verify_saved(model: Model, folder: Path, prompt_ids: Sequence[int]) -> float
         prompt_ids: a fixed input, at least one token.
 
     Returns:
-        The largest difference of a logit, in logits; None where that reader is not installed.
+        The largest difference of a logit, as a share of the largest logit where that is above 1;
+        None where that reader is not installed.
 
     Raises:
         RunError: the reader cannot load it, or gives something that is not a number.
@@ -129,7 +130,7 @@ def verify_saved(model: Model, folder: Path, prompt_ids: Sequence[int]) -> float
         module.train(was_training)
     if theirs is None:
         return None
-    difference = float((ours - theirs.float()).abs().max())
+    difference = float((ours - theirs.float()).abs().max()) / max(1.0, float(ours.abs().max()))
     if difference != difference:
         raise RunError(
             "The saved model gives logits that are not numbers.",

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from tunesmith.console import Console
 from tunesmith.errors import RunError
 from tunesmith.models.saving import set_stop_tokens, verify_saved
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.prepare import Prepared
 
-_TOLERANCE = 1e-3
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+"""By the format that was computed in: bfloat16 keeps 8 bits, and each layer rounds anew."""
 
 
 def save_result(folder: RunFolder, prepared: Prepared, console: Console) -> None:
@@ -32,7 +35,7 @@ def save_result(folder: RunFolder, prepared: Prepared, console: Console) -> None
             f"{folder.model} was written, not verified: its reader is not installed"
             " (pip install sentence-transformers)."
         )
-    elif difference > _TOLERANCE:
+    elif difference > _TOLERANCE[prepared.engine.dtype]:
         raise RunError(
             f"The saved model answers differently from the trained one (by {difference:.2g}).",
             where=str(folder.model),
