@@ -1,0 +1,334 @@
+"""Every option that a recipe accepts changes something that a user can see.
+
+A table: option, two values, and where the difference shows. Another test holds the table against
+the options that exist, so that a new option without a row fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.acceptance.jobs import ANSWERS, CLASSES, TEXTS, lines
+
+from tunesmith import api
+from tunesmith.console import Console
+from tunesmith.engine.engine import Engine
+from tunesmith.errors import RecipeError
+from tunesmith.recipes import DataOptions, EvaluationOptions, Recipe, TrainingOptions
+from tunesmith.recipes.load import parse_recipe
+from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES
+from tunesmith.runs.prepare import prepare
+
+SILENT = Console(quiet=True)
+TEMPLATE = (
+    "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}<|im_end|>"
+    "{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+FIVE_BAD, MANY_GOOD = CLASSES[1:11:2], CLASSES[::2] * 2
+FILES = {
+    "train.jsonl": ANSWERS,
+    "texts.jsonl": TEXTS,
+    "class.jsonl": CLASSES,
+    "uneven.jsonl": [{**row, "text": f"{row['text']} {i}"}
+                     for i, row in enumerate([*MANY_GOOD, *FIVE_BAD])],
+    "grouped.jsonl": [{**row, "topic": i // 5} for i, row in enumerate(ANSWERS)],
+    "either.jsonl": [
+        {**row, "messages": [{"role": "user", "content": "Hi"},
+                             {"role": "assistant", "content": f"Hello {i}"}]}
+        for i, row in enumerate(ANSWERS)
+    ],
+}  # fmt: skip
+
+INSTRUCT = {
+    "model": "llama",
+    "task": {"name": "instruct", "max_new_tokens": 3},
+    "data": {"train": "train.jsonl"},
+    "technique": {"name": "lora", "rank": 2},
+    "training": {"learning_rate": 0.01, "schedule": "constant", "warmup": 0.0},
+    "evaluation": {"generate": 2, "probe": False, "resamples": 100},
+}
+FULL = INSTRUCT | {"technique": "full"}
+LAYERS = INSTRUCT | {"technique": {"name": "layers", "last": 1}}
+LM = INSTRUCT | {
+    "task": {"name": "language_modeling", "max_new_tokens": 3},
+    "data": {"train": "texts.jsonl"},
+}
+CLASS = INSTRUCT | {
+    "model": "bert",
+    "task": {"name": "classification"},
+    "data": {"train": "class.jsonl"},
+    "technique": "full",
+}
+REPURPOSE = CLASS | {"technique": {"name": "repurpose"}}
+WILD = FULL | {  # too high a rate: the first validation is the best
+    "training": {"learning_rate": 2.0, "warmup": 0.0, "validate_every": 1, "max_steps": 4}
+}
+
+
+def put(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe with values set at dotted places."""
+    made = json.loads(json.dumps(recipe))
+    for dotted, value in changes.items():
+        *sections, last = dotted.split(".")
+        level = made
+        for name in sections:
+            level = level.setdefault(name, {})
+        level[last] = value
+    return made
+
+
+# What a user can see
+
+
+def checked(recipe: dict[str, Any], runs: Path) -> dict[str, Any]:
+    """What `check` says, but for the time, which is never the same twice."""
+    return asdict(api.check(recipe, show=2, console=SILENT)) | {"seconds": None}
+
+
+def refusal(recipe: dict[str, Any], runs: Path) -> str | None:
+    """Why the recipe is refused, or None."""
+    try:
+        prepare(parse_recipe(recipe), SILENT)
+    except RecipeError as error:
+        return error.what
+    return None
+
+
+def held_out(recipe: dict[str, Any], runs: Path) -> list[str]:
+    """Which records are kept for the test."""
+    return prepare(parse_recipe(recipe), SILENT).test.data.origins
+
+
+def passes(recipe: dict[str, Any], runs: Path) -> list[int]:
+    """How many forward and backward passes each step takes."""
+    return [len(list(step)) for step in prepare(parse_recipe(recipe), SILENT).plan()]
+
+
+def trained(recipe: dict[str, Any], runs: Path) -> api.Run:
+    return api.train(recipe, runs_dir=runs, console=SILENT)
+
+
+def events(recipe: dict[str, Any], runs: Path) -> list[dict[str, Any]]:
+    """What happened at each step, but for time and memory."""
+    path = trained(recipe, runs).path / "events.jsonl"
+    seen = ("step", "loss", "learning_rate", "gradient_norm", "validation", "strength")
+    return [
+        {name: event.get(name) for name in seen}
+        for event in map(json.loads, path.read_text().splitlines())
+    ]
+
+
+def result(recipe: dict[str, Any], runs: Path) -> str:
+    """The weights that a run ends with."""
+    folder = trained(recipe, runs).path / "model"
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def record(recipe: dict[str, Any], runs: Path) -> dict[str, Any]:
+    """What the run says that it began with."""
+    whole = json.loads((trained(recipe, runs).path / "record.json").read_text())
+    return {name: whole[name] for name in ("task", "packed", "dtype", "initial_digest")}
+
+
+def metrics(recipe: dict[str, Any], runs: Path) -> dict[str, Any]:
+    """The comparison of before and after."""
+    return trained(recipe, runs).metrics
+
+
+def checkpoints(recipe: dict[str, Any], runs: Path) -> list[str]:
+    """Which checkpoints there are at the end."""
+    return sorted(p.name for p in (trained(recipe, runs).path / "checkpoints").glob("step-*"))
+
+
+def answer(recipe: dict[str, Any], runs: Path) -> str:
+    """What the fine-tuned model says."""
+    return trained(recipe, runs).predict(["The apple"])[0].text
+
+
+def batches(recipe: dict[str, Any], runs: Path) -> int:
+    """How many batches are computed without learning."""
+    count = 0
+    forward = Engine.forward
+
+    def counted(*given: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        return forward(*given, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "forward", counted)
+        trained(recipe, runs)
+    return count
+
+
+@dataclass(frozen=True)
+class Row:
+    """An option, two values of it, and where the difference shows.
+
+    Attributes:
+        one: the first value.
+        other: the second.
+        shows: what is observed; it must differ.
+        recipe: the job, else an instruct job with LoRA.
+        also: other options that are set in both.
+        part: the field of what is observed that must differ, where it has fields.
+    """
+
+    one: Any
+    other: Any
+    shows: Callable[[dict[str, Any], Path], Any]
+    recipe: Mapping[str, Any] = field(default_factory=lambda: INSTRUCT)
+    also: Mapping[str, Any] = field(default_factory=dict)
+    part: str | None = None
+
+
+TABLE: dict[str, Row] = {
+    "model": Row("llama", "gpt2", checked, part="parameters"),
+    "task": Row("language_modeling", "classification", checked, CLASS | {"model": "llama"},
+                part="metric"),
+    "data": Row({"train": "train.jsonl"}, {"train": "either.jsonl", "format": "chat"}, checked,
+                part="train"),
+    "technique": Row("lora", "full", checked, part="trainable_parameters"),
+    "objective": Row("token_likelihood", "classes", refusal),
+    "training": Row({}, {"epochs": 2}, checked, part="steps"),
+    "evaluation": Row({}, {"metric": "perplexity"}, checked, part="metric"),
+    # data
+    "data.train": Row("train.jsonl", ["train.jsonl", "either.jsonl"], checked, part="train",
+                      also={"data.format": "prompt_completion"}),
+    "data.test": Row(0.2, 0.4, checked, part="test"),
+    "data.validation": Row(None, 0.2, checked, part="validation"),
+    "data.format": Row("chat", "prompt_completion", checked, part="format",
+                       also={"data.train": "either.jsonl"}),
+    "data.group": Row(None, "topic", held_out, also={"data.train": "grouped.jsonl"}),
+    "data.columns": Row({}, {"prompt": "completion", "completion": "prompt"}, checked,
+                        part="shown"),
+    "data.stratify": Row(True, False, held_out, CLASS,
+                         {"data.train": "uneven.jsonl", "training.seed": 1}),
+    # training
+    "training.epochs": Row(1.0, 2.0, checked, part="steps"),
+    "training.max_steps": Row(None, 2, checked, part="steps"),
+    "training.learning_rate": Row(0.01, 0.02, result),
+    "training.schedule": Row("linear", "cosine", events),
+    "training.warmup": Row(0.0, 1.0, events),
+    "training.batch_size": Row(4, 8, checked, part="steps"),
+    "training.tokens_per_batch": Row(100, 2000, passes),
+    "training.packing": Row(True, False, record, part="packed"),
+    "training.weight_decay": Row(0.0, 0.5, result),
+    "training.max_grad_norm": Row(1.0, 1e-6, result, also={"training.epsilon": 0.1}),
+    "training.beta1": Row(0.9, 0.5, result),
+    "training.beta2": Row(0.999, 0.5, result),
+    "training.epsilon": Row(1e-8, 0.1, result),
+    "training.precision": Row("float32", "bfloat16", record, part="dtype"),
+    "training.seed": Row(0, 1, held_out),
+    "training.validate_every": Row(None, 1, events),
+    "training.patience": Row(None, 1, events, WILD),
+    "training.keep_best": Row(False, True, result, WILD),
+    "training.checkpoint_every": Row(None, 1, checkpoints),
+    "training.keep_checkpoints": Row(1, 2, checkpoints, also={"training.checkpoint_every": 1}),
+    # evaluation
+    "evaluation.metric": Row(None, "perplexity", metrics, part="primary"),
+    "evaluation.confidence": Row(0.95, 0.5, metrics, part="metrics"),
+    "evaluation.resamples": Row(100, 1000, metrics, part="metrics"),
+    "evaluation.generate": Row(0, 3, metrics, part="metrics"),
+    "evaluation.probe": Row(False, True, metrics, part="probe"),
+    "evaluation.tokens_per_batch": Row(50, 4096, batches),
+    # tasks
+    "task instruct.max_length": Row(None, 30, checked, part="cut"),
+    "task instruct.max_new_tokens": Row(1, 3, answer),
+    "task instruct.system": Row(None, "Be brief.", checked, part="shown"),
+    "task instruct.template": Row(None, TEMPLATE, checked, part="shown"),
+    "task language_modeling.max_length": Row(None, 12, checked, LM, part="train"),
+    "task language_modeling.overlap": Row(1, 4, checked, LM, {"task.max_length": 12},
+                                          part="train"),
+    "task language_modeling.max_new_tokens": Row(1, 3, answer, LM),
+    "task classification.max_length": Row(None, 10, checked, CLASS, part="cut"),
+    "task classification.truncation": Row("end", "start", checked, CLASS, {"task.max_length": 10},
+                                          part="cut"),
+    "task classification.labels": Row(None, ["good", "bad"], record, CLASS, part="task"),
+    # techniques
+    "technique full.embeddings": Row(True, False, checked, FULL | {"technique": {"name": "full"}},
+                                     part="trainable_parameters"),
+    "technique layers.last": Row(1, 2, checked, LAYERS, part="trainable_parameters"),
+    "technique layers.layers": Row([0], [1], record,
+                                   INSTRUCT | {"technique": {"name": "layers"}},
+                                   part="initial_digest"),
+    "technique layers.final_norm": Row(True, False, checked, LAYERS, part="trainable_parameters"),
+    "technique layers.output": Row(True, False, checked, LAYERS, part="trainable_parameters"),
+    "technique lora.rank": Row(2, 4, checked, part="trainable_parameters"),
+    "technique lora.alpha": Row(4, 16, result),
+    "technique lora.dropout": Row(0.0, 0.5, result),
+    "technique lora.targets": Row("all-linear", ["q_proj"], checked, part="trainable_parameters"),
+    "technique lora.bias": Row("none", "all", checked, INSTRUCT | {"model": "gpt2"},
+                               part="trainable_parameters"),
+    "technique lora.rank_stabilized": Row(False, True, result),
+    "technique repurpose.pooling": Row("mean", "cls", result, REPURPOSE),
+    "technique repurpose.strength": Row(0.01, 100.0, result, REPURPOSE),
+}  # fmt: skip
+
+
+def every_option() -> Iterator[str]:
+    """Name every option that there is, as the table does."""
+    yield from Recipe.model_fields
+    for section, model in (
+        ("data", DataOptions),
+        ("training", TrainingOptions),
+        ("evaluation", EvaluationOptions),
+    ):
+        yield from (f"{section}.{name}" for name in model.model_fields)
+    for registry in (TASKS, TECHNIQUES, OBJECTIVES):
+        for member in registry:
+            for name in member.Options.model_fields:
+                yield f"{registry.kind} {member.name}.{name}"
+
+
+def test_the_table_has_a_row_for_every_option_and_no_other() -> None:
+    assert sorted(TABLE) == sorted(every_option())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("options")
+    for name, rows in FILES.items():
+        (folder / name).write_text(lines(rows))
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_report() -> Iterator[None]:
+    """A report takes longer than all else here, and no option speaks of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tunesmith.runs.train.write_report", lambda path: None)
+        yield
+
+
+@pytest.mark.parametrize("option", TABLE)
+def test_the_option_changes_what_a_user_sees(
+    option: str, folder: Path, tmp_path: Path, tiny: Callable[[str], Path], monkeypatch
+) -> None:
+    monkeypatch.chdir(folder)
+    row = TABLE[option]
+    place = option.split(" ")[-1] if " " not in option else _in_section(option)
+    seen = []
+    for value in (row.one, row.other):
+        recipe = put(row.recipe, {**row.also, place: value})
+        recipe["model"] = str(tiny(recipe["model"]))
+        found = row.shows(recipe, tmp_path / str(len(seen)))
+        if isinstance(found, dict):
+            found = found[row.part]
+        seen.append(found)
+    assert seen[0] != seen[1]
+
+
+def _in_section(option: str) -> str:
+    """Turn `technique lora.rank` into `technique.rank`."""
+    section, _, member = option.partition(" ")
+    return f"{section}.{member.partition('.')[2]}"
