@@ -2,17 +2,11 @@
 
     q, k, v [1, H, T, K] + document boundaries  ──>  [1, H, T, K]
 
-On a CPU the row is cut into *blocks*: neighbouring short documents share one, a long document is
-cut into several, each with the keys that it may see. In a block the scores are formed by matrix
-products, the softmax runs over each query's own range of keys, and the backward pass forms the
-scores again from two numbers per query rather than keeping them. Keys and values shared by several
-query heads are never repeated in memory. On a CUDA device PyTorch's variable-length flash kernel
+On a CPU the row is cut into blocks (`spans.py`): neighbouring short documents share one, a long
+document is cut into several, each with the keys that it may see. The backward pass forms the scores
+again rather than keep them (`blocks.py`). Keys and values that several query heads share are never
+repeated in memory. On a CUDA device PyTorch's variable-length flash kernel
 is used where it takes the dtype, else its scaled dot product, document by document.
-
-    causal, three documents of 3, 2 and 4 tokens       range of keys of each query
-    d1 x . .                                            [0,1) [0,2) [0,3)
-    d2       x .                                        [3,4) [3,5)
-    d3           x . . .                                [5,6) [5,7) [5,8) [5,9)
 
 Shapes: H query heads, J key heads (H = J * G), T tokens, K head size. It knows no model and no
 positions: rotary or other position information is already in q and k.
@@ -20,8 +14,6 @@ positions: rotary or other position information is already in q and k.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -29,100 +21,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels import native
+from tunesmith.kernels.blocks import attend, attend_backward, softmax_dtype
 from tunesmith.kernels.rotary import rotate_
+from tunesmith.kernels.spans import Block, Spans, document_spans
 
-BLOCK_ROWS = 256
-"""Most queries of one block (measured: see benchmarks/kernels_cpu.py)."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Queries `[first, last)` of the row and the keys `[key_first, key_last)` that they may see."""
-
-    first: int
-    last: int
-    key_first: int
-    key_last: int
-
-
-@dataclass(frozen=True)
-class Spans:
-    """Who sees whom in a packed row: made once a batch, used by every layer.
-
-    `low_T[t]` and `high_T[t]` bound the keys that query t sees: `low <= key < high` (int32).
-    """
-
-    cu_seqlens: Tensor
-    causal: bool
-    window: int | None
-    low_T: Tensor
-    high_T: Tensor
-    blocks: tuple[Block, ...]
-
-    @cached_property
-    def lengths(self) -> tuple[int, ...]:
-        """Tokens of each document."""
-        return tuple(torch.diff(self.cu_seqlens).tolist())
-
-    def mask(self, block: Block) -> Tensor:
-        """Return which keys each query of a block sees, [queries, keys], boolean."""
-        keys = torch.arange(block.key_first, block.key_last, device=self.low_T.device)
-        low, high = self.low_T[block.first : block.last], self.high_T[block.first : block.last]
-        return (keys >= low[:, None]) & (keys < high[:, None])
-
-
-def document_spans(
-    cu_seqlens: Tensor,
-    *,
-    causal: bool,
-    window: int | None = None,
-    block_rows: int = BLOCK_ROWS,
-) -> Spans:
-    """Work out the ranges and blocks of a packed row.
-
-    Args:
-        cu_seqlens: where each document begins, and the end: N + 1 whole numbers from 0 to T.
-        causal: each query sees the keys up to its own place.
-        window: how many keys back a query sees, itself included (sliding-window attention); for
-            attention in both directions, how far to either side.
-        block_rows: most queries of one block.
-    """
-    bounds = cu_seqlens.tolist()
-    lengths = torch.diff(cu_seqlens).long()
-    places_T = torch.arange(bounds[-1], device=cu_seqlens.device)
-    starts_T = torch.repeat_interleave(cu_seqlens[:-1].long(), lengths)
-    ends_T = torch.repeat_interleave(cu_seqlens[1:].long(), lengths)
-    high_T = places_T + 1 if causal else ends_T
-    low_T = starts_T
-    if window is not None:
-        low_T = torch.maximum(low_T, places_T - (window - 1))
-        high_T = torch.minimum(high_T, places_T + window)
-    low_T, high_T = low_T.int().contiguous(), high_T.int().contiguous()
-    blocks = []
-    for first, last in _query_blocks(bounds, block_rows):
-        keys = int(low_T[first]), int(high_T[first:last].max())
-        blocks.append(Block(first, last, *keys))
-    return Spans(cu_seqlens, causal, window, low_T, high_T, tuple(blocks))
-
-
-def _query_blocks(bounds: list[int], block_rows: int) -> list[tuple[int, int]]:
-    """Group neighbouring short documents, cut long ones; empty documents vanish."""
-    groups: list[tuple[int, int]] = []
-    start = bounds[0]
-    for before, end in pairwise(bounds):
-        if end - start > block_rows and before > start:
-            groups.append((start, before))
-            start = before
-        while end - start > block_rows:
-            groups.append((start, start + block_rows))
-            start += block_rows
-            if end - start <= block_rows:
-                groups.append((start, end))
-                start = end
-    if bounds[-1] > start:
-        groups.append((start, bounds[-1]))
-    return [group for group in groups if group[1] > group[0]]
+__all__ = ["Spans", "by_document", "document_spans", "packed_attention", "packed_rotary_attention"]
 
 
 def packed_attention(
@@ -158,7 +61,7 @@ def packed_attention(
     if q.is_cuda or dropout > 0.0:
         return by_document(q, k, v, spans, scale=scale, dropout=dropout)
     output_THK: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
-        q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), spans, scale
+        *(x[0].transpose(0, 1).contiguous() for x in (q, k, v)), spans, scale
     )
     return output_THK.transpose(0, 1)[None]
 
@@ -234,8 +137,8 @@ def packed_rotary_attention(
     size = cos_TK.shape[-1]
     output_TC: Tensor = _RotaryAttention.apply(  # type: ignore[no-untyped-call]
         qkv_TC,
-        cos_TK.to(_softmax_dtype(qkv_TC)).contiguous(),
-        sin_TK.to(_softmax_dtype(qkv_TC)).contiguous(),
+        cos_TK.to(softmax_dtype(qkv_TC)).contiguous(),
+        sin_TK.to(softmax_dtype(qkv_TC)).contiguous(),
         (heads, key_heads),
         spans,
         size**-0.5 if scale is None else scale,
@@ -250,7 +153,7 @@ class _BlockAttention(torch.autograd.Function):
     def forward(
         ctx: Any, q_THK: Tensor, k_TJK: Tensor, v_TJK: Tensor, spans: Spans, scale: float
     ) -> Tensor:
-        output_THK, normaliser_HT = _attend(q_THK, k_TJK, v_TJK, spans, scale)
+        output_THK, normaliser_HT = attend(q_THK, k_TJK, v_TJK, spans, scale)
         ctx.save_for_backward(q_THK, k_TJK, v_TJK, output_THK, normaliser_HT)
         ctx.spans, ctx.scale = spans, scale
         return output_THK
@@ -259,8 +162,12 @@ class _BlockAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
         q_THK, k_TJK, v_TJK, output_THK, normaliser_HT = ctx.saved_tensors
-        gradients = tuple(x.new_empty(x.shape) for x in (q_THK, k_TJK, v_TJK))
-        _attend_backward(
+        gradients = (
+            q_THK.new_empty(q_THK.shape),
+            k_TJK.new_empty(k_TJK.shape),
+            v_TJK.new_empty(v_TJK.shape),
+        )
+        attend_backward(
             grad_THK,
             (q_THK, k_TJK, v_TJK),
             output_THK,
@@ -287,7 +194,7 @@ class _RotaryAttention(torch.autograd.Function):
     ) -> Tensor:
         rotate_(qkv_TC, cos_TK, sin_TK, sum(heads))
         q_THK, k_TJK, v_TJK = _parts(qkv_TC, heads, cos_TK.shape[-1])
-        output_THK, normaliser_HT = _attend(q_THK, k_TJK, v_TJK, spans, scale)
+        output_THK, normaliser_HT = attend(q_THK, k_TJK, v_TJK, spans, scale)
         ctx.save_for_backward(qkv_TC, cos_TK, sin_TK, output_THK, normaliser_HT)
         ctx.heads, ctx.spans, ctx.scale = heads, spans, scale
         return output_THK.view(output_THK.shape[0], -1)
@@ -298,7 +205,7 @@ class _RotaryAttention(torch.autograd.Function):
         qkv_TC, cos_TK, sin_TK, output_THK, normaliser_HT = ctx.saved_tensors
         size = cos_TK.shape[-1]
         back_TC = torch.empty_like(qkv_TC)
-        _attend_backward(
+        attend_backward(
             grad_TC.reshape(output_THK.shape),
             _parts(qkv_TC, ctx.heads, size),
             output_THK,
@@ -315,123 +222,3 @@ def _parts(qkv_TC: Tensor, heads: tuple[int, int], size: int) -> tuple[Tensor, T
     qkv_TNK = qkv_TC.view(qkv_TC.shape[0], -1, size)
     q_THK, k_TJK, v_TJK = torch.split(qkv_TNK, [heads[0], heads[1], heads[1]], 1)
     return q_THK, k_TJK, v_TJK
-
-
-def _attend(
-    q_THK: Tensor, k_TJK: Tensor, v_TJK: Tensor, spans: Spans, scale: float
-) -> tuple[Tensor, Tensor]:
-    """Return the output [T, H, K] and the log-sum-exp of each query's scores [H, T]."""
-    rows_in_all, heads, size = q_THK.shape
-    output_THK = q_THK.new_empty(rows_in_all, heads, size)
-    normaliser_HT = q_THK.new_empty(heads, rows_in_all, dtype=_softmax_dtype(q_THK))
-    for block in spans.blocks:
-        rows, keys = slice(block.first, block.last), slice(block.key_first, block.key_last)
-        scores_HQT = _scores(q_THK[rows], k_TJK[keys], scale)
-        _softmax_(scores_HQT, normaliser_HT[:, rows], spans, block)
-        _weighted(scores_HQT.to(v_TJK.dtype), v_TJK[keys], output_THK[rows])
-    return output_THK, normaliser_HT
-
-
-def _attend_backward(
-    grad_THK: Tensor,
-    inputs: tuple[Tensor, Tensor, Tensor],
-    output_THK: Tensor,
-    normaliser_HT: Tensor,
-    spans: Spans,
-    scale: float,
-    gradients: tuple[Tensor, ...],
-) -> None:
-    """Write the gradients of the inputs q, k and v into `gradients`."""
-    q_THK, k_TJK, v_TJK = inputs
-    dtype, groups = normaliser_HT.dtype, k_TJK.shape[1]
-    delta_HT = (output_THK.to(dtype) * grad_THK.to(dtype)).sum(-1).T.contiguous()
-    gq_THK = gradients[0]
-    # Keys are seen by several blocks: their gradients add up, in the softmax's precision.
-    gk_TJK, gv_TJK = (g.zero_() if g.dtype == dtype else g.to(dtype).zero_() for g in gradients[1:])
-    for block in spans.blocks:
-        rows, keys = slice(block.first, block.last), slice(block.key_first, block.key_last)
-        scores_HQT = _scores(q_THK[rows], k_TJK[keys], scale)
-        back_HQT = _scores(grad_THK[rows], v_TJK[keys], 1.0)
-        _softmax_backward_(
-            scores_HQT, back_HQT, normaliser_HT[:, rows], delta_HT[:, rows], spans, block
-        )
-        weights_HQT, back_HQT = scores_HQT.to(q_THK.dtype), back_HQT.to(q_THK.dtype)
-        _weighted(back_HQT, k_TJK[keys], gq_THK[rows], scale)
-        gv_TJK[keys] += _gathered(weights_HQT, grad_THK[rows], groups)
-        gk_TJK[keys] += _gathered(back_HQT, q_THK[rows], groups).mul_(scale)
-    for target, total in zip(gradients[1:], (gk_TJK, gv_TJK), strict=True):
-        if target is not total:
-            target.copy_(total)
-
-
-def _softmax_dtype(q_THK: Tensor) -> torch.dtype:
-    return torch.promote_types(q_THK.dtype, torch.float32)
-
-
-def _fold(q_QHK: Tensor, groups: int) -> Tensor:
-    """Lay the query heads of one key head under another: [Q, J*G, K] -> [J, G*Q, K]."""
-    rows, heads, size = q_QHK.shape
-    split = q_QHK.reshape(rows, groups, heads // groups, size)
-    return split.permute(1, 2, 0, 3).reshape(groups, -1, size)
-
-
-def _grouped(scores_HQT: Tensor, groups: int) -> Tensor:
-    return scores_HQT.view(groups, -1, scores_HQT.shape[-1])
-
-
-def _scores(q_QHK: Tensor, k_TJK: Tensor, scale: float) -> Tensor:
-    """Return scale * q k^T as [H, Q, T], in the dtype of the softmax."""
-    rows, heads, _ = q_QHK.shape
-    folded_JQK = _fold(q_QHK, k_TJK.shape[1])
-    out = folded_JQK.new_empty(folded_JQK.shape[0], folded_JQK.shape[1], k_TJK.shape[0])
-    torch.baddbmm(out, folded_JQK, k_TJK.permute(1, 2, 0), beta=0, alpha=scale, out=out)
-    return out.view(heads, rows, -1).to(_softmax_dtype(q_QHK))
-
-
-def _weighted(weights_HQT: Tensor, v_TJK: Tensor, out_QHK: Tensor, scale: float = 1.0) -> None:
-    """Write scale * weights v into out, [Q, H, K]."""
-    heads, rows, _ = weights_HQT.shape
-    groups = v_TJK.shape[1]
-    mixed_JQK = torch.bmm(_grouped(weights_HQT, groups), v_TJK.transpose(0, 1))
-    mixed = mixed_JQK.view(heads, rows, -1).transpose(0, 1)
-    torch.mul(mixed, scale, out=out_QHK) if scale != 1.0 else out_QHK.copy_(mixed)
-
-
-def _gathered(weights_HQT: Tensor, rows_QHK: Tensor, groups: int) -> Tensor:
-    """Return weights^T rows, summed over the query heads of each key head: [T, J, K]."""
-    weights_JQT = _grouped(weights_HQT, groups)
-    return torch.bmm(weights_JQT.transpose(1, 2), _fold(rows_QHK, groups)).transpose(0, 1)
-
-
-def _softmax_(scores_HQT: Tensor, normaliser_HQ: Tensor, spans: Spans, block: Block) -> None:
-    """Softmax in place over each query's range of keys; writes the log-sum-exp, [H, Q]."""
-    if native.usable(scores_HQT):
-        native.call("softmax_spans", scores_HQT, normaliser_HQ, *_ranges(scores_HQT, spans, block))
-        return
-    scores_HQT.masked_fill_(~spans.mask(block), -torch.inf)
-    normaliser_HQ.copy_(scores_HQT.logsumexp(-1))
-    scores_HQT.sub_(normaliser_HQ[..., None]).exp_()
-
-
-def _softmax_backward_(
-    scores_HQT: Tensor,
-    back_HQT: Tensor,
-    normaliser_HQ: Tensor,
-    delta_HQ: Tensor,
-    spans: Spans,
-    block: Block,
-) -> None:
-    """In place: scores become attention weights, `back` (grad v^T) the gradient of the scores."""
-    if native.usable(scores_HQT, back_HQT):
-        tensors = (scores_HQT, back_HQT, normaliser_HQ, delta_HQ)
-        native.call("softmax_spans_backward", *tensors, *_ranges(scores_HQT, spans, block))
-        return
-    scores_HQT.masked_fill_(~spans.mask(block), -torch.inf)
-    scores_HQT.sub_(normaliser_HQ[..., None]).exp_()
-    back_HQT.sub_(delta_HQ[..., None]).mul_(scores_HQT)
-
-
-def _ranges(scores_HQT: Tensor, spans: Spans, block: Block) -> tuple[Tensor | int, ...]:
-    """Arguments of the compiled softmaxes: ranges of keys, sizes, tokens in the whole row."""
-    low, high = spans.low_T[block.first : block.last], spans.high_T[block.first : block.last]
-    return low, high, block.key_first, *scores_HQT.shape, len(spans.low_T)

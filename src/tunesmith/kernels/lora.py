@@ -82,22 +82,91 @@ def lora_product(
     kind = x.device.type
     autocast = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if autocast else x.dtype
-    low_rank = [t for adapter in adapters if adapter for t in (adapter.a_RD, adapter.b_OR)]
-    settings = tuple((ad.scaling, ad.dropout) if ad else None for ad in adapters)
+    present = [adapter for adapter in adapters if adapter]
     with torch.autocast(kind, enabled=False):
-        y_TO: Tensor = _LowRankProducts.apply(  # type: ignore[no-untyped-call]
-            x.to(dtype).reshape(-1, x.shape[-1]),
-            weight_OD.to(dtype),
-            None if bias_O is None else bias_O.to(dtype),
-            settings,
-            tuple(sizes),
-            *low_rank,
-        )
+        frozen = (weight_OD.to(dtype), None if bias_O is None else bias_O.to(dtype))
+        x_TD = x.to(dtype).reshape(-1, x.shape[-1])
+        y_TO: Tensor
+        if any(adapter.dropout for adapter in present):
+            settings = tuple((ad.scaling, ad.dropout) if ad else None for ad in adapters)
+            low_rank = [t for adapter in present for t in (adapter.a_RD, adapter.b_OR)]
+            y_TO = _DroppedProducts.apply(  # type: ignore[no-untyped-call]
+                x_TD, *frozen, settings, tuple(sizes), *low_rank
+            )
+        elif present:
+            a_SD = torch.cat([adapter.a_RD.to(dtype) for adapter in present])
+            y_TO = _StackedProducts.apply(  # type: ignore[no-untyped-call]
+                x_TD, *frozen, _places(adapters, sizes), a_SD, *(ad.b_OR for ad in present)
+            )
+        else:
+            y_TO = torch.nn.functional.linear(x_TD, *frozen)
     return y_TO.view(*x.shape[:-1], y_TO.shape[-1])
 
 
-class _LowRankProducts(torch.autograd.Function):
-    """The products of `lora_product`. Saved: x, each layer's low-rank activations and mask."""
+@dataclass(frozen=True)
+class _Place:
+    """Where one adapter stands: its ranks among all ranks, its outputs among all outputs."""
+
+    ranks: slice
+    outputs: slice
+    scaling: float
+
+
+def _places(adapters: Sequence[LowRank | None], sizes: Sequence[int]) -> tuple[_Place, ...]:
+    places = []
+    rank = output = 0
+    for adapter, size in zip(adapters, sizes, strict=True):
+        if adapter:
+            ranks = slice(rank, rank + adapter.a_RD.shape[0])
+            places.append(_Place(ranks, slice(output, output + size), adapter.scaling))
+            rank = ranks.stop
+        output += size
+    return tuple(places)
+
+
+class _StackedProducts(torch.autograd.Function):
+    """Without dropout: all adapters read the same x, so their first factors are one, S ranks.
+
+    Saved: x and the low-rank activations.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        weight_OD: Tensor,
+        bias_O: Tensor | None,
+        places: tuple[_Place, ...],
+        a_SD: Tensor,
+        *b_OR: Tensor,
+    ) -> Tensor:
+        y_TO = torch.nn.functional.linear(x_TD, weight_OD, bias_O)
+        inner_TS = x_TD @ a_SD.T
+        for place, b in zip(places, b_OR, strict=True):
+            part_TO, inner_TR = y_TO[:, place.outputs], inner_TS[:, place.ranks]
+            part_TO.addmm_(inner_TR, b.to(x_TD.dtype).T, alpha=place.scaling)
+        ctx.places = places
+        ctx.save_for_backward(x_TD, weight_OD, a_SD, inner_TS, *b_OR)
+        return y_TO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, weight_OD, a_SD, inner_TS, *b_OR = ctx.saved_tensors
+        inner_grad_TS = torch.empty_like(inner_TS)
+        gb_OR = []
+        for place, b in zip(ctx.places, b_OR, strict=True):
+            part_TO, inner_TR = grad_TO[:, place.outputs], inner_TS[:, place.ranks]
+            inner_grad_TS[:, place.ranks] = part_TO @ (b.to(x_TD.dtype) * place.scaling)
+            gb_OR.append((inner_TR.T @ part_TO).T.to(b.dtype) * place.scaling)
+        gx_TD = None
+        if ctx.needs_input_grad[0]:
+            gx_TD = (grad_TO @ weight_OD).addmm_(inner_grad_TS, a_SD)
+        return gx_TD, None, None, None, inner_grad_TS.T @ x_TD, *gb_OR
+
+
+class _DroppedProducts(torch.autograd.Function):
+    """With dropout every adapter reads its own x. Saved: x, low-rank activations, the masks."""
 
     @staticmethod
     def forward(

@@ -9,17 +9,23 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef int64_t size;
 
-/* exp(x) for x <= 88, relative error below 2e-7; inlined so that loops vectorise. */
+/* exp(x), relative error below 2e-7; 0 and infinity beyond the range of float. Inlined so that
+ * loops vectorise. The exponent is clamped, not x: a compiler that sees a clamped x makes a second
+ * path for the constant, and runs it for every element on numbers too small for the processor's
+ * fast lane (five times as slow). */
 static inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
     float n = floorf(x * 1.44269504f + 0.5f);
+    n = n < -127.0f ? -127.0f : n;
+    n = n > 127.0f ? 127.0f : n;
     float r = x - n * 0.693359375f;
     r += n * 2.12194440e-4f;
+    r = r < -1.0f ? -1.0f : r;
+    r = r > 1.0f ? 1.0f : r;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -48,15 +54,13 @@ static inline uint16_t to_bfloat16(float value) {
     return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
 }
 
-/* Scores of a block become attention weights, each query over its own keys [low, high), zero
- * elsewhere. scores [heads, queries, keys] in place; normaliser [heads, stride]: log-sum-exp. */
-void softmax_spans(float *scores, float *normaliser, const int32_t *low, const int32_t *high,
-                   size key_first, size heads, size queries, size keys, size stride) {
-#pragma omp parallel for schedule(static)
-    for (size row = 0; row < heads * queries; row++) {
-        size query = row % queries;
+/* Scores [queries, keys] become attention weights in place, each query over its own keys
+ * [low, high), zero elsewhere; normaliser: the log-sum-exp of each query. */
+static void softmax_rows(float *scores, float *normaliser, const int32_t *low,
+                         const int32_t *high, size key_first, size queries, size keys) {
+    for (size query = 0; query < queries; query++) {
         size begin = low[query] - key_first, end = high[query] - key_first;
-        float *s = scores + row * keys;
+        float *s = scores + query * keys;
         float largest = -INFINITY, total = 0.0f;
 #pragma omp simd reduction(max : largest)
         for (size i = begin; i < end; i++) largest = s[i] > largest ? s[i] : largest;
@@ -70,28 +74,121 @@ void softmax_spans(float *scores, float *normaliser, const int32_t *low, const i
 #pragma omp simd
         for (size i = begin; i < end; i++) s[i] *= inverse;
         for (size i = end; i < keys; i++) s[i] = 0.0f;
-        normaliser[(row / queries) * stride + query] = largest + logf(total);
+        normaliser[query] = largest + logf(total);
     }
 }
 
 /* Backward of the above: scores become the weights again, back (grad v^T) the gradient of the
- * scores: weight * (back - delta). delta and normaliser [heads, stride]. */
-void softmax_spans_backward(float *scores, float *back, const float *normaliser,
-                            const float *delta, const int32_t *low, const int32_t *high,
-                            size key_first, size heads, size queries, size keys, size stride) {
-#pragma omp parallel for schedule(static)
-    for (size row = 0; row < heads * queries; row++) {
-        size query = row % queries, place = (row / queries) * stride + query;
+ * scores, weight * (back - output . grad). */
+static void softmax_rows_backward(float *scores, float *back, const float *normaliser,
+                                  const float *output, const float *grad, const int32_t *low,
+                                  const int32_t *high, size key_first, size queries, size keys,
+                                  size head, size row) {
+    for (size query = 0; query < queries; query++) {
         size begin = low[query] - key_first, end = high[query] - key_first;
-        float *s = scores + row * keys, *b = back + row * keys;
-        float shift = normaliser[place], mean = delta[place];
+        float *s = scores + query * keys, *b = back + query * keys;
+        const float *o = output + query * row, *g = grad + query * row;
+        float shift = normaliser[query], along = 0.0f;
+#pragma omp simd reduction(+ : along)
+        for (size i = 0; i < head; i++) along += o[i] * g[i];
         for (size i = 0; i < begin; i++) s[i] = b[i] = 0.0f;
 #pragma omp simd
         for (size i = begin; i < end; i++) {
             s[i] = exponential(s[i] - shift);
-            b[i] = s[i] * (b[i] - mean);
+            b[i] = s[i] * (b[i] - along);
         }
         for (size i = end; i < keys; i++) s[i] = b[i] = 0.0f;
+    }
+}
+
+/* The matrix product of the BLAS that is in the process already (Fortran's interface, columns
+ * first); inside a parallel region it runs on the calling thread. */
+typedef void (*product)(const char *, const char *, const int *, const int *, const int *,
+                        const float *, const float *, const int *, const float *, const int *,
+                        const float *, float *, const int *);
+
+/* c [columns of b', rows of a'] = alpha * a b + beta * c, all row-major; `ta`, `tb` say that a
+ * matrix lies transposed. Rows m, columns n, inner k. */
+static inline void multiply(product gemm, int ta, int tb, size m, size n, size k, float alpha,
+                            const float *a, size lda, const float *b, size ldb, float beta,
+                            float *c, size ldc) {
+    int m_ = (int)m, n_ = (int)n, k_ = (int)k, a_ = (int)lda, b_ = (int)ldb, c_ = (int)ldc;
+    gemm(tb ? "T" : "N", ta ? "T" : "N", &n_, &m_, &k_, &alpha, b, &b_, a, &a_, &beta, c, &c_);
+}
+
+/* Attention within documents. Head h of token t lies at
+ * x + t * stride + h * head; keys and values have one stride. A block is
+ * {first query, last query, first key, last key}; query t sees keys [low[t], high[t]).
+ * output [tokens, heads, head] dense; normaliser [heads, tokens]. */
+void attention(product gemm, const float *q, const float *k, const float *v, float *output,
+               float *normaliser, const int32_t *low, const int32_t *high, const int64_t *blocks,
+               size count, size tokens, size heads, size key_heads, size head,
+               size q_stride, size k_stride, size largest, float scale) {
+    size group = heads / key_heads;
+#pragma omp parallel
+    {
+        float *scores = malloc((size_t)largest * sizeof *scores);
+#pragma omp for schedule(dynamic) collapse(2)
+        for (size i = 0; i < count; i++)
+            for (size h = 0; h < heads; h++) {
+                const int64_t *b = blocks + 4 * i;
+                size queries = b[1] - b[0], keys = b[3] - b[2];
+                size here = b[0] * q_stride + h * head, there = b[2] * k_stride + h / group * head;
+                multiply(gemm, 0, 1, queries, keys, head, scale, q + here, q_stride, k + there,
+                         k_stride, 0.0f, scores, keys);
+                softmax_rows(scores, normaliser + h * tokens + b[0], low + b[0], high + b[0],
+                             b[2], queries, keys);
+                multiply(gemm, 0, 0, queries, head, keys, 1.0f, scores, keys, v + there, k_stride,
+                         0.0f, output + (b[0] * heads + h) * head, heads * head);
+            }
+        free(scores);
+    }
+}
+
+/* Backward of the above. `grad` and `output` are dense; gq, gk, gv lie as q, k, v do. A segment is
+ * a run of blocks that share keys with no other: {first block, last block}. Blocks of a segment
+ * are taken in order by one thread, so sums do not depend on how threads are scheduled. */
+void attention_backward(product gemm, const float *q, const float *k, const float *v,
+                        const float *output, const float *normaliser, const float *grad,
+                        float *gq, float *gk, float *gv, const int32_t *low, const int32_t *high,
+                        const int64_t *blocks, const int64_t *segments, size count, size tokens,
+                        size heads, size key_heads, size head, size q_stride,
+                        size k_stride, size largest, float scale) {
+    size group = heads / key_heads, row = heads * head;
+#pragma omp parallel
+    {
+        float *scores = malloc((size_t)largest * 2 * sizeof *scores), *back = scores + largest;
+#pragma omp for schedule(dynamic) collapse(2)
+        for (size segment = 0; segment < count; segment++)
+            for (size j = 0; j < key_heads; j++) {
+                const int64_t *run = segments + 2 * segment;
+                for (size t = blocks[4 * run[0]]; t < blocks[4 * run[1] - 3]; t++) {
+                    memset(gk + t * k_stride + j * head, 0, (size_t)head * sizeof *gk);
+                    memset(gv + t * k_stride + j * head, 0, (size_t)head * sizeof *gv);
+                }
+                for (size i = run[0]; i < run[1]; i++)
+                    for (size h = j * group; h < (j + 1) * group; h++) {
+                        const int64_t *b = blocks + 4 * i;
+                        size queries = b[1] - b[0], keys = b[3] - b[2];
+                        size here = b[0] * q_stride + h * head;
+                        size there = b[2] * k_stride + j * head;
+                        size dense = b[0] * row + h * head;
+                        multiply(gemm, 0, 1, queries, keys, head, scale, q + here, q_stride,
+                                 k + there, k_stride, 0.0f, scores, keys);
+                        multiply(gemm, 0, 1, queries, keys, head, 1.0f, grad + dense, row,
+                                 v + there, k_stride, 0.0f, back, keys);
+                        softmax_rows_backward(scores, back, normaliser + h * tokens + b[0],
+                                              output + dense, grad + dense, low + b[0],
+                                              high + b[0], b[2], queries, keys, head, row);
+                        multiply(gemm, 0, 0, queries, head, keys, scale, back, keys, k + there,
+                                 k_stride, 0.0f, gq + here, q_stride);
+                        multiply(gemm, 1, 0, keys, head, queries, 1.0f, scores, keys,
+                                 grad + dense, row, 1.0f, gv + there, k_stride);
+                        multiply(gemm, 1, 0, keys, head, queries, scale, back, keys, q + here,
+                                 q_stride, 1.0f, gk + there, k_stride);
+                    }
+            }
+        free(scores);
     }
 }
 

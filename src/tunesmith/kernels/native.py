@@ -35,6 +35,7 @@ _VARIANTS = (
     ("-march=native",),
     (),
 )
+_TORCH_LIBRARIES = Path(torch.__file__).parent / "lib"
 _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -63,6 +64,25 @@ def native() -> Native:
     return Native(None, f"the C compiler failed: {reason}")
 
 
+@cache
+def product() -> ctypes.c_void_p | None:
+    """Return the address of `sgemm` in the BLAS that PyTorch carries, or None.
+
+    It is tried on a small product first: a BLAS with 64-bit whole numbers would not agree.
+    """
+    try:
+        gemm = ctypes.CDLL(str(next(_TORCH_LIBRARIES.glob("libtorch_cpu.*")))).sgemm_
+    except (StopIteration, OSError, AttributeError):
+        return None
+    a, b, c = torch.randn(3, 4), torch.randn(4, 5), torch.zeros(3, 5)
+    size = [ctypes.byref(ctypes.c_int(n)) for n in (5, 3, 4)]
+    one, zero = (ctypes.byref(ctypes.c_float(x)) for x in (1.0, 0.0))
+    n, m, k = size
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (b, a, c)]
+    gemm(b"N", b"N", n, m, k, one, pointers[0], n, pointers[1], k, zero, pointers[2], n)
+    return ctypes.cast(gemm, ctypes.c_void_p) if torch.allclose(c, a @ b, atol=1e-5) else None
+
+
 def usable(*tensors: Tensor) -> bool:
     """Say whether the compiled kernels take these tensors: contiguous, one format, on the CPU."""
     dtype = tensors[0].dtype
@@ -74,9 +94,10 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
-def call(
-    function: str, *arguments: Tensor | int | float | None, dtype: torch.dtype | None = None
-) -> None:
+Argument = Tensor | ctypes.c_void_p | int | float | None
+
+
+def call(function: str, *arguments: Argument, dtype: torch.dtype | None = None) -> None:
     """Call a kernel: tensors go as pointers, whole numbers as int64, others as float32.
 
     `dtype` picks the variant for that number format; None where the kernel has only one.
@@ -85,7 +106,9 @@ def call(
     getattr(native().library, name)(*map(_argument, arguments))
 
 
-def _argument(value: Tensor | int | float | None) -> object:
+def _argument(value: Argument) -> object:
+    if isinstance(value, ctypes.c_void_p):
+        return value
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, float):

@@ -1,0 +1,130 @@
+"""Who sees whom in a packed row, and the blocks in which that is worked through.
+
+    causal, three documents of 3, 2 and 4 tokens       range of keys of each query
+    d1 x . .                                            [0,1) [0,2) [0,3)
+    d2       x .                                        [3,4) [3,5)
+    d3           x . . .                                [5,6) [5,7) [5,8) [5,9)
+
+Made once a batch and used by every layer. It knows no attention, only places in a row of T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+BLOCK_ROWS = 64
+"""Most queries of one block: more saves calls, fewer saves scores that no query may see. Also the
+most that several documents share, since their mutual scores are thrown away."""
+
+BLOCK_SCORES = 1 << 17
+"""Scores of one block: they stay in a core's own cache."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Queries `[first, last)` of the row and the keys `[key_first, key_last)` that they may see."""
+
+    first: int
+    last: int
+    key_first: int
+    key_last: int
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Who sees whom in a packed row.
+
+    Attributes:
+        low_T, high_T: bounds of the keys that query t sees: `low <= key < high` (int32).
+        blocks: every query once, in order.
+        segments: runs of blocks `[first, last)` that share no keys with any other.
+    """
+
+    cu_seqlens: Tensor
+    causal: bool
+    window: int | None
+    low_T: Tensor
+    high_T: Tensor
+    blocks: tuple[Block, ...]
+    segments: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each document."""
+        return tuple(torch.diff(self.cu_seqlens).tolist())
+
+    @cached_property
+    def blocks_N4(self) -> Tensor:
+        """The blocks as a table of whole numbers."""
+        rows = [(b.first, b.last, b.key_first, b.key_last) for b in self.blocks]
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
+
+    @cached_property
+    def segments_N2(self) -> Tensor:
+        """The segments as a table of whole numbers."""
+        return torch.tensor(self.segments, dtype=torch.int64).reshape(-1, 2)
+
+    @cached_property
+    def largest(self) -> int:
+        """Most scores of any block."""
+        sizes = ((b.last - b.first) * (b.key_last - b.key_first) for b in self.blocks)
+        return max(sizes, default=0)
+
+    def mask(self, block: Block) -> Tensor:
+        """Return which keys each query of a block sees, [queries, keys], boolean."""
+        keys = torch.arange(block.key_first, block.key_last, device=self.low_T.device)
+        low, high = self.low_T[block.first : block.last], self.high_T[block.first : block.last]
+        return (keys >= low[:, None]) & (keys < high[:, None])
+
+
+def document_spans(
+    cu_seqlens: Tensor, *, causal: bool, window: int | None = None, block_rows: int = BLOCK_ROWS
+) -> Spans:
+    """Work out the ranges and blocks of a packed row.
+
+    Args:
+        cu_seqlens: where each document begins, and the end: N + 1 whole numbers from 0 to T.
+        causal: each query sees the keys up to its own place.
+        window: how many keys back a query sees, itself included (sliding-window attention); for
+            attention in both directions, how far to either side.
+        block_rows: most queries of one block.
+    """
+    bounds = cu_seqlens.tolist()
+    lengths = torch.diff(cu_seqlens).long()
+    places_T = torch.arange(bounds[-1], device=cu_seqlens.device)
+    starts_T = torch.repeat_interleave(cu_seqlens[:-1].long(), lengths)
+    ends_T = torch.repeat_interleave(cu_seqlens[1:].long(), lengths)
+    high_T = places_T + 1 if causal else ends_T
+    low_T = starts_T
+    if window is not None:
+        low_T = torch.maximum(low_T, places_T - (window - 1))
+        high_T = torch.minimum(high_T, places_T + window)
+    low_T, high_T = low_T.int().contiguous(), high_T.int().contiguous()
+    lows, highs = low_T.tolist(), high_T.tolist()
+    blocks: list[Block] = []
+    segments: list[tuple[int, int]] = []
+    for first, last in _shared(bounds, block_rows):
+        begin = len(blocks)
+        rows = min(block_rows, max(16, BLOCK_SCORES // (last - first)))
+        pieces = math.ceil((last - first) / rows)
+        cuts = [first + (last - first) * piece // pieces for piece in range(pieces + 1)]
+        blocks += (Block(a, b, min(lows[a:b]), max(highs[a:b])) for a, b in pairwise(cuts))
+        segments.append((begin, len(blocks)))
+    return Spans(cu_seqlens, causal, window, low_T, high_T, tuple(blocks), tuple(segments))
+
+
+def _shared(bounds: list[int], rows: int) -> list[tuple[int, int]]:
+    """Group neighbouring documents that are `rows` together at most; empty ones vanish."""
+    groups: list[tuple[int, int]] = []
+    for first, last in pairwise(bounds):
+        if groups and last - groups[-1][0] <= rows:
+            groups[-1] = (groups[-1][0], last)
+        elif last > first:
+            groups.append((first, last))
+    return groups
