@@ -124,7 +124,9 @@ def test_a_hub_data_set_that_cannot_be_had_says_why(monkeypatch: pytest.MonkeyPa
 def test_broken_json_names_its_line(tmp_path: Path) -> None:
     lines = [json.dumps({"text": str(i)}) for i in range(30)]
     lines[16] = '{"text": "broken'
-    error = fails(write(tmp_path, "a.jsonl", "\n".join(lines)), "Line 17 is broken JSON at column 10")
+    error = fails(
+        write(tmp_path, "a.jsonl", "\n".join(lines)), "Line 17 is broken JSON at column 10"
+    )
     assert error.where == f"{tmp_path}/a.jsonl:17"
 
 

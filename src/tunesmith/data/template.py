@@ -36,7 +36,7 @@ a user's text never becomes.
 """
 
 
-class TemplateRefusal(Exception):
+class TemplateRefusalError(Exception):
     """The template raised an error on a conversation; the text says why."""
 
 
@@ -137,7 +137,7 @@ class ChatTemplate:
             prompt: add the opening of an answer, as for generation.
 
         Raises:
-            TemplateRefusal: the template does not accept it.
+            TemplateRefusalError: the template does not accept it.
         """
         try:
             text = self._tokenizer.apply_chat_template(
@@ -149,7 +149,7 @@ class ChatTemplate:
                 **self._variables,
             )
         except Exception as error:  # a template is a program: it may fail in any way
-            raise TemplateRefusal(str(error) or type(error).__name__) from error
+            raise TemplateRefusalError(str(error) or type(error).__name__) from error
         return str(text)
 
     def _plain(self, message: Message) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class ChatTemplate:
     def _must_render(self, messages: Sequence[Message], prompt: bool = False) -> str:
         try:
             return self.render(messages, prompt=prompt)
-        except TemplateRefusal as error:
+        except TemplateRefusalError as error:
             raise self._unfit(f"it fails on a plain conversation ({error})") from error
 
     def _first_rendering(self) -> str:
@@ -210,7 +210,7 @@ class ChatTemplate:
         for self._in_parts in (False, True):
             try:
                 text = self.render(_ONE)
-            except TemplateRefusal:
+            except TemplateRefusalError:
                 continue
             if _QUESTION in text and text.count(_ANSWER) == 1:
                 return text
@@ -224,7 +224,7 @@ class ChatTemplate:
         return self.control.findall(run.group()) if run else []
 
     def _end(self, one: str) -> tuple[str, bool]:
-        """Return the control token that closes an answer, and whether the next turn opens with it."""
+        """Return the control token that ends an answer, and whether the next turn opens with it."""
         run = self._run(one[one.index(_ANSWER) + len(_ANSWER) :])
         if run:
             return run[-1], False
@@ -313,7 +313,7 @@ def _try(
 ) -> str | None:
     try:
         return template.render(messages, tools)
-    except TemplateRefusal:
+    except TemplateRefusalError:
         return None
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from tunesmith.data.records import Message
@@ -21,7 +21,7 @@ from tunesmith.data.template import (
     CLOSES_THOUGHT,
     OPENS_THOUGHT,
     ChatTemplate,
-    TemplateRefusal,
+    TemplateRefusalError,
 )
 from tunesmith.errors import DataError
 
@@ -83,7 +83,7 @@ class TurnSpans:
     def _render(self, messages: Sequence[Message], tools: Tools, prompt: bool) -> str:
         try:
             return self._template.render(messages, tools, prompt=prompt)
-        except TemplateRefusal as error:
+        except TemplateRefusalError as error:
             raise DataError(
                 f"The model's chat template does not accept this conversation: {error}.",
                 fix="Change the conversation, or give another template.",
@@ -123,12 +123,12 @@ class TurnSpans:
         their prompt ends with. The answer is what follows the last opening of a turn.
         """
         before = self._render(messages[:-1], tools, False)
-        header = prompt[len(commonprefix([before, prompt])) :]
+        header = prompt[len(_shared(before, prompt)) :]
         thinks = header.rstrip().endswith(OPENS_THOUGHT)
         if thinks:
             header = header.rstrip().removesuffix(OPENS_THOUGHT)
         other = [*messages[:-1], Message(role="assistant", content=_OTHER)]
-        shared = commonprefix([whole, self._render(other, tools, False)])
+        shared = _shared(whole, self._render(other, tools, False))
         place = shared.rfind(header) if header else -1
         if place < 0:
             raise DataError(
@@ -215,3 +215,9 @@ def _with_thought(answer: str, message: Message) -> str:
     thought = message.content.rpartition(CLOSES_THOUGHT)[0].rpartition(OPENS_THOUGHT)[2]
     thought = (message.reasoning_content or thought).strip()
     return f"{thought}\n{CLOSES_THOUGHT}\n\n{answer.lstrip()}"
+
+
+def _shared(one: str, other: str) -> str:
+    """Return the longest text that both begin with."""
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return one[: sum(1 for _ in pairs)]
