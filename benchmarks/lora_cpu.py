@@ -4,9 +4,10 @@
 
 Work: one epoch over Alpaca-style records of mixed lengths, rank 16 on all linear layers, effective
 batch of 8 records, AdamW at 2e-4, loss on the answers only. All sides learn the same token ids, by
-the same encoder, inside their time. Each side is a fresh process; the sides take turns. Time to finished counts from the start of the process: imports,
-loading, compilation, training. Every side ends with the loss on the same held-out records, computed
-by transformers alone, so that nobody wins by doing less.
+the same encoder, inside their time. Each side is a fresh process; the sides take turns. Time to
+finished counts from the start of the process: imports, loading, compilation, training. Every side
+ends with the loss on the same held-out records, computed by transformers alone, so that nobody wins
+by doing less.
 
 The records come from the source distribution of LLaMA-Factory 0.9.5, fetched by pip and checked;
 none of its code is run. TRL has to be installed: pip install trl==1.16.0.
