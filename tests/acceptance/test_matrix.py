@@ -87,11 +87,12 @@ def train(here: Path, command: Callable, tiny: Callable[[str], Path], monkeypatc
     """Train one cell; its report is left out, it takes longer than all else."""
     monkeypatch.setattr("tunesmith.runs.train.write_report", lambda path: None)
 
-    def run(technique: str, task: str, family: str) -> Finished:
+    def run(technique: str, task: str, family: str, *changes: str, name: str = "cell") -> Finished:
         lay_out(here, technique, task, tiny(family))
-        said = command("train", "recipe.yaml", "--name", "cell", "--json")
+        options = [word for change in changes for word in ("--set", change)]
+        said = command("train", "recipe.yaml", "--name", name, "--json", *options)
         assert said.code == 0, said.err
-        return Finished(technique, task, family, tiny(family), here / "runs" / "cell", said.out)
+        return Finished(technique, task, family, tiny(family), here / "runs" / name, said.out)
 
     return run
 
@@ -284,3 +285,11 @@ def test_other_records_are_measured_with_data(train, here, command) -> None:
     assert document.records == 7
     assert document.data == "fresh.jsonl"
     assert json.loads(cell.out)["records"] == 4
+
+
+def test_a_run_in_bfloat16_is_measured_again_in_one_format(train, command) -> None:
+    cell = train("lora", "instruct", "llama", "training.precision=bfloat16")
+    again = EvaluateDocument.model_validate(command("evaluate", "cell", "--json").document)
+    plain = train("lora", "instruct", "llama", name="plain")
+    assert json.loads(cell.out)["before"] != json.loads(plain.out)["before"]
+    assert again.before == pytest.approx(json.loads(plain.out)["before"], abs=1e-6)

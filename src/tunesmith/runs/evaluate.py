@@ -1,7 +1,8 @@
 """`evaluate`: measure a finished run again, on its own test records or on others.
 
 The base is rebuilt as it was before training (a fresh head is drawn from the same seed) and the
-result is loaded from disk, so that what is measured is what a user of `model/` gets.
+result is loaded from disk, so that what is measured is what a user of `model/` gets. Both compute
+in float32, whatever the run computed in: a difference of formats is no effect of training.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def evaluate(
     chosen = _records(recipe, task, data)
     options = recipe.evaluation
     tuned = run.engine("tuned")
-    base = build_engine(recipe, task, make_technique(recipe), console)
+    training = recipe.training.model_copy(update={"precision": "float32"})
+    plain = recipe.model_copy(update={"training": training})
+    base = build_engine(plain, task, make_technique(recipe), console)
     before, after = (_scores(task, e, chosen, recipe, console) for e in (base, tuned))
     comparison = compare(
         before,
