@@ -109,12 +109,17 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--jobs", nargs="*", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--out", type=Path, help="results; rows that it holds are kept")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for job in JOBS:
+    if options.out and options.out.exists():
+        rows = json.loads(options.out.read_text())["rows"]
+    known = {(row["job"], row["technique"]) for row in rows}
+    for job in options.jobs:
         for technique in TECHNIQUES:
-            if technique == "repurpose" and not job.startswith("classification"):
+            fits = technique != "repurpose" or job.startswith("classification")
+            if not fits or (job, technique) in known:
                 continue
             folder = tempfile.mkdtemp()
             rows.append(run(job, technique, options.steps, folder))
