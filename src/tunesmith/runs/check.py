@@ -19,7 +19,7 @@ from tunesmith.console import Console
 from tunesmith.data.batch import Encoded
 from tunesmith.evaluation.significance import detectable_before
 from tunesmith.quality.balance import class_balance
-from tunesmith.quality.duplicates import find_duplicates
+from tunesmith.quality.duplicates import Duplicates, find_duplicates
 from tunesmith.quality.leaks import find_leaks
 from tunesmith.quality.lengths import token_lengths
 from tunesmith.quality.targets import trained_tokens
@@ -118,6 +118,7 @@ def check(
     if task.metrics[metric].generated:
         tested = min(tested, evaluation.generate)
     could_show = detectable_before(tested, task.metrics[metric], confidence=evaluation.confidence)
+    duplicates = find_duplicates(prepared.train.data.records)
     return CheckResult(
         model=prepared.model.source.name,
         kind=prepared.model.anatomy.kind,
@@ -132,7 +133,7 @@ def check(
             for origin, cut in cut_records(prepared.train)
         ],
         classes=class_counts(prepared.train) if task.labels else None,
-        **_repeats(prepared),
+        **_repeats(prepared, duplicates),
         parameters=counts["parameters"],
         trainable_parameters=counts["trainable"],
         steps=1 if isinstance(prepared.technique, Fits) else len(prepared.plan()),
@@ -141,7 +142,7 @@ def check(
         metric=metric,
         detectable=could_show.difference if could_show else None,
         assumption=could_show.assumption if could_show else None,
-        warnings=_warnings(prepared),
+        warnings=_warnings(prepared, duplicates),
         shown=[_shown(prepared, index) for index in range(min(show, _records(prepared.train)))],
     )
 
@@ -162,9 +163,8 @@ def _part(part: Part) -> PartCheck:
     )
 
 
-def _repeats(prepared: Prepared) -> dict[str, list[RecordCheck]]:
+def _repeats(prepared: Prepared, found: Duplicates) -> dict[str, list[RecordCheck]]:
     train, test = prepared.train.data, prepared.test.data
-    found = find_duplicates(train.records)
     leaks = find_leaks(train.records, test.records)
     return {
         "exact_duplicates": [
@@ -193,11 +193,11 @@ def _repeats(prepared: Prepared) -> dict[str, list[RecordCheck]]:
     }
 
 
-def _warnings(prepared: Prepared) -> list[str]:
+def _warnings(prepared: Prepared, duplicates: Duplicates) -> list[str]:
     found = list(prepared.warnings)
     if prepared.task.labels:
         found += class_balance(prepared.train.data.records, prepared.test.data.records).warnings()
-    contradictions = find_duplicates(prepared.train.data.records).contradictions
+    contradictions = duplicates.contradictions
     if contradictions:
         origins = prepared.train.data.origins
         first = ", ".join(origins[i] for i in contradictions[0])
