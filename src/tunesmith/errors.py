@@ -4,6 +4,7 @@
     ├── InputError          what the user gave is wrong           exit code 2
     │   ├── RecipeError     a recipe, an override, an option
     │   ├── DataError       a record, a file of records, a split
+    │   │   └── UnlearnableError   a record of which nothing would be learnt
     │   └── ModelError      a model that is missing or unfit for the task
     └── RunError            it failed while it was running        exit code 1
 
@@ -49,6 +50,10 @@ class RecipeError(InputError):
 
 class DataError(InputError):
     """A record, a file of records or a split is wrong."""
+
+
+class UnlearnableError(DataError):
+    """Nothing would be learnt of a record: the one kind that a recipe may ask to leave out."""
 
 
 class ModelError(InputError):

@@ -215,7 +215,8 @@ RECORDS = {
         {"data": "{train: train.jsonl, group: topic}"},
     ),
     "a record with nothing to learn": Bad(
-        "train.jsonl", "record 3 (train.jsonl:3): completion: found an empty text", "One record",
+        "train.jsonl", "record 3 (train.jsonl:3): completion: found an empty text",
+        "Or leave out records of which nothing would be learnt: `data.unlearnable: drop`",
         files={"train.jsonl": third(prompt="a", completion=" ")},
     ),
     "a conversation without an answer": Bad(

@@ -19,7 +19,7 @@ from tests.acceptance.jobs import ANSWERS, CLASSES, TEXTS, lines
 from tunesmith import api
 from tunesmith.console import Console
 from tunesmith.engine.engine import Engine
-from tunesmith.errors import RecipeError
+from tunesmith.errors import DataError, RecipeError
 from tunesmith.recipes import DataOptions, EvaluationOptions, Recipe, TrainingOptions
 from tunesmith.recipes.load import parse_recipe
 from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES
@@ -34,6 +34,7 @@ FIVE_BAD, MANY_GOOD = CLASSES[1:11:2], CLASSES[::2] * 2
 FILES = {
     "train.jsonl": ANSWERS,
     "texts.jsonl": TEXTS,
+    "silent.jsonl": [*ANSWERS, {"prompt": "Say nothing", "completion": ""}],
     "class.jsonl": CLASSES,
     "uneven.jsonl": [{**row, "text": f"{row['text']} {i}"}
                      for i, row in enumerate([*MANY_GOOD, *FIVE_BAD])],
@@ -98,6 +99,14 @@ def refusal(recipe: dict[str, Any], runs: Path) -> str | None:
     except RecipeError as error:
         return error.what
     return None
+
+
+def refused_or_counted(recipe: dict[str, Any], runs: Path) -> str | int:
+    """Why the data is refused, or how many records are left out."""
+    try:
+        return len(api.check(recipe, console=SILENT).dropped)
+    except DataError as error:
+        return error.what
 
 
 def held_out(recipe: dict[str, Any], runs: Path) -> list[str]:
@@ -211,6 +220,8 @@ TABLE: dict[str, Row] = {
     "data.group": Row(None, "topic", held_out, also={"data.train": "grouped.jsonl"}),
     "data.columns": Row({}, {"prompt": "completion", "completion": "prompt"}, checked,
                         part="shown"),
+    "data.unlearnable": Row("error", "drop", refused_or_counted,
+                            also={"data.train": "silent.jsonl"}),
     "data.stratify": Row(True, False, held_out, CLASS,
                          {"data.train": "uneven.jsonl", "training.seed": 1}),
     # training

@@ -147,6 +147,7 @@ CHECKED = SimpleNamespace(
     validation=None,
     test=_part(20),
     cut=[SimpleNamespace(origin="train.jsonl:3", reason="12 tokens cut at the end")],
+    dropped=[SimpleNamespace(origin="train.jsonl:5", reason="The assistant says nothing.")],
     classes=None,
     exact_duplicates=[],
     near_duplicates=[],

@@ -161,6 +161,7 @@ def test_check_shows_what_will_happen_and_the_records(api, command) -> None:
     assert "lora: 10,000 learn (1.00%)" in said.out
     assert "a difference of 0.250 or more" in said.out
     assert "train.jsonl:3: 12 tokens cut" in said.out
+    assert "train.jsonl:5: The assistant says nothing." in said.out
     assert "test.jsonl:7: the same as train.jsonl:9" in said.out
     assert "Say [hi].⟦ Hi!⟧" in said.out
     assert "1 test record stands in train." in said.err

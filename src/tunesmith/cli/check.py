@@ -83,6 +83,7 @@ def _describe(found: CheckDocument, out: Output) -> None:
             [[name, count(n), share(n / total)] for name, n in found.classes.items()],
         )
     _records("Cut to fit", found.cut, say)
+    _records("Left out, as nothing of them would be learnt", found.dropped, say)
     _records("Twice in train", found.exact_duplicates, say)
     _records("Nearly the same as another", found.near_duplicates, say)
     _records("In test and in train", found.leaks, say)

@@ -180,6 +180,9 @@ class CheckDocument(Document):
     validation: PartDetails | None = Field(description="records to choose by")
     test: PartDetails = Field(description="records to judge by")
     cut: list[RecordDetails] = Field(description="records that are cut to fit")
+    dropped: list[RecordDetails] = Field(
+        description="records that are left out, as nothing of them would be learnt"
+    )
     classes: dict[str, int] | None = Field(description="training records of each class")
     exact_duplicates: list[RecordDetails] = Field(description="records that stand twice in train")
     near_duplicates: list[RecordDetails] = Field(description="records nearly the same as another")

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tunesmith.data.formats import FORMATS, convert_all, detect, fields_of, rename, serving
+from tunesmith.data.records import Dropped
 from tunesmith.data.sources import Raw, read_source
 from tunesmith.errors import DataError, suggest
 
@@ -29,6 +30,7 @@ class Dataset:
         format: the name of the format it was read as.
         groups: the group of each record, where records are grouped.
         ignored: fields of the rows that nothing reads.
+        dropped: records that were left out when it was read, and why.
     """
 
     records: list[Any]
@@ -36,12 +38,13 @@ class Dataset:
     format: str
     groups: list[str] | None = None
     ignored: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
 
     def take(self, indices: Sequence[int]) -> Dataset:
-        """Return the records at these places, in that order."""
+        """Return the records at these places, in that order; what was dropped is not theirs."""
         return Dataset(
             [self.records[i] for i in indices],
             [self.origins[i] for i in indices],
@@ -58,6 +61,8 @@ def load_dataset(
     group: str | None = None,
     columns: Mapping[str, str] | None = None,
     base: Path | None = None,
+    *,
+    drop: bool = False,
 ) -> Dataset:
     """Read every source and join them in order.
 
@@ -68,12 +73,14 @@ def load_dataset(
         group: the field whose value is a record's group.
         columns: fields to rename: name that the format expects -> name in the file.
         base: the folder that relative paths start from.
+        drop: leave out records of which nothing would be learnt, rather than refuse them.
 
     Raises:
         DataError: a source cannot be read, or its records do not fit the task.
     """
     parts = [
-        _load_one(spec, record_type, format, group, dict(columns or {}), base) for spec in specs
+        _load_one(spec, record_type, format, group, dict(columns or {}), base, drop)
+        for spec in specs
     ]
     if not parts:
         raise DataError("No source of records is given.", fix="Name one under data.train.")
@@ -83,6 +90,7 @@ def load_dataset(
         " + ".join(dict.fromkeys(part.format for part in parts)),
         None if group is None else [name for part in parts for name in part.groups or []],
         tuple(dict.fromkeys(field for part in parts for field in part.ignored)),
+        tuple(record for part in parts for record in part.dropped),
     )
 
 
@@ -93,6 +101,7 @@ def _load_one(
     group: str | None,
     columns: Mapping[str, str],
     base: Path | None,
+    drop: bool,
 ) -> Dataset:
     raw = read_source(spec, base)
     groups = None if group is None else _groups(raw, group, spec)
@@ -111,12 +120,20 @@ def _load_one(
             fix=f"It learns from {accepted}.",
         )
     read = {*chosen.required, *chosen.optional, group}
+    converted = convert_all(rows, raw.origins, chosen, spec, drop=drop)
+    if not converted.records:
+        raise DataError(
+            f"Nothing would be learnt of any of the {len(rows)} records: all were left out.",
+            where=spec,
+            fix=f"One record of this format: {chosen.example}",
+        )
     return Dataset(
-        convert_all(rows, raw.origins, chosen, spec),
-        raw.origins,
+        converted.records,
+        [raw.origins[i] for i in converted.places],
         chosen.name,
-        groups,
+        None if groups is None else [groups[i] for i in converted.places],
         tuple(field for field in fields_of(rows) if field not in read),
+        tuple(converted.dropped),
     )
 
 

@@ -22,8 +22,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tunesmith.data.records import Conversation, Document, LabelledText, Message
+from tunesmith.data.records import Conversation, Document, Dropped, LabelledText, Message
 from tunesmith.data.turns import (
+    NothingToLearnError,
     RowError,
     read_messages,
     read_sharegpt,
@@ -34,6 +35,8 @@ from tunesmith.data.turns import (
 from tunesmith.errors import DataError, suggest
 
 Row = Mapping[str, Any]
+OR_DROP = " Or leave out records of which nothing would be learnt: `data.unlearnable: drop`."
+"""What to add to the advice where a record is refused because nothing would be learnt of it."""
 _SHOWN = 3
 
 
@@ -124,7 +127,7 @@ def _text_label(row: Row) -> LabelledText:
 def _some_text(row: Row) -> str:
     text = text_field(row, "text")
     if not text.strip():
-        raise RowError("text", text, "a text with something in it")
+        raise NothingToLearnError("text", text, "a text with something in it")
     return text
 
 
@@ -259,31 +262,48 @@ def _nearest(fields: Sequence[str], formats: Sequence[Format]) -> Format:
     return max(formats, key=closeness)
 
 
+@dataclass(frozen=True)
+class Converted:
+    """What rows became: records, the place of the row of each, and the rows that were left out."""
+
+    records: list[BaseModel]
+    places: list[int]
+    dropped: list[Dropped]
+
+
 def convert_all(
-    rows: Sequence[Row], origins: Sequence[str], format: Format, where: str
-) -> list[BaseModel]:
+    rows: Sequence[Row], origins: Sequence[str], format: Format, where: str, *, drop: bool = False
+) -> Converted:
     """Turn every row into a record.
+
+    Args:
+        drop: leave rows out of which nothing would be learnt; otherwise they are wrong as well.
 
     Raises:
         DataError: some do not fit; names the first few and how many there are.
     """
-    records: list[BaseModel] = []
+    converted = Converted([], [], [])
     wrong: list[str] = []
-    first = ""
-    for number, (row, origin) in enumerate(zip(rows, origins, strict=True), start=1):
+    unlearnable = 0
+    for place, (row, origin) in enumerate(zip(rows, origins, strict=True)):
         try:
-            records.append(_convert(row, format))
+            converted.records.append(_convert(row, format))
+            converted.places.append(place)
         except RowError as error:
-            first = first or error.field
-            wrong.append(f"record {number} ({origin}): {error}{_other_format(row, format)}")
+            empty = isinstance(error, NothingToLearnError)
+            if empty and drop:
+                converted.dropped.append(Dropped(origin, str(error)))
+                continue
+            unlearnable += empty
+            wrong.append(f"record {place + 1} ({origin}): {error}{_other_format(row, format)}")
     if not wrong:
-        return records
+        return converted
     more = len(wrong) - _SHOWN
     count = f"; and {more} more ({len(wrong)} of {len(rows)} records)" if more > 0 else ""
     raise DataError(
         f"Not every record is {format.name}: {'; '.join(wrong[:_SHOWN])}{count}.",
         where=where,
-        fix=f"One record of this format: {format.example}",
+        fix=f"One record of this format: {format.example}{OR_DROP if unlearnable else ''}",
     )
 
 

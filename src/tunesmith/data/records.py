@@ -8,6 +8,7 @@ that it learns from. Field descriptions are the documentation of the format.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -71,6 +72,14 @@ class LabelledText(BaseModel):
 
 
 Record = Conversation | Document | LabelledText
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A record that was left out, as nothing of it would be learnt: where it stands, and why."""
+
+    origin: str
+    reason: str
 
 
 def text_of(record: BaseModel) -> str:

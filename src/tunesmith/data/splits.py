@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from tunesmith.data.dataset import Dataset, load_dataset
-from tunesmith.data.records import LabelledText, content_key
+from tunesmith.data.records import Dropped, LabelledText, content_key
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
@@ -38,12 +38,16 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of the data; `validation` is None where nothing is selected by it."""
+    """The parts of the data; `validation` is None where nothing is selected by it.
+
+    `dropped` are the records that were left out when the data was read.
+    """
 
     train: Dataset
     validation: Dataset | None
     test: Dataset
     warnings: list[str] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
 
 
 def load_splits(
@@ -68,7 +72,13 @@ def load_splits(
 
     def load(specs: Sequence[str]) -> Dataset:
         return load_dataset(
-            specs, record_type, options.format, options.group, options.columns, base
+            specs,
+            record_type,
+            options.format,
+            options.group,
+            options.columns,
+            base,
+            drop=options.unlearnable == "drop",
         )
 
     def load_file(value: str | float | None) -> Dataset | None:
@@ -76,7 +86,9 @@ def load_splits(
 
     train = load(options.train)
     test, validation = load_file(options.test), load_file(options.validation)
-    return split(options, train, test, validation, needs_validation=needs_validation, seed=seed)
+    parts = split(options, train, test, validation, needs_validation=needs_validation, seed=seed)
+    read = (train, validation, test)
+    return replace(parts, dropped=[lost for part in read if part for lost in part.dropped])
 
 
 def split(

@@ -52,6 +52,10 @@ class RowError(Exception):
         super().__init__(f"{field}: {problem}")
 
 
+class NothingToLearnError(RowError):
+    """A row is written as the format says, but nothing would be learnt of it."""
+
+
 def describe_value(value: Any) -> str:
     """Return the type of a value in plain words, and the value where it is short."""
     if value is None:
@@ -83,13 +87,14 @@ def require_answer(conversation: Conversation, field: str) -> Conversation:
     """Return the conversation if the assistant says something in it.
 
     Raises:
-        RowError: there is nothing to learn.
+        NothingToLearnError: it says nothing.
     """
     answers = [turn for turn in conversation.messages if turn.role == "assistant"]
     if not answers:
-        raise RowError(field, [], "at least one turn of the assistant: there is nothing to learn")
+        expected = "at least one turn of the assistant: there is nothing to learn"
+        raise NothingToLearnError(field, [], expected)
     if not any(turn.says_something for turn in answers):
-        raise RowError(field, "", "an answer: there is nothing to learn")
+        raise NothingToLearnError(field, "", "an answer: there is nothing to learn")
     return conversation
 
 

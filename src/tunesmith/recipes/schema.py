@@ -170,6 +170,12 @@ class DataOptions(BaseModel):
     stratify: bool = Field(
         default=True, description="keep the balance of classes in splits by share"
     )
+    unlearnable: Literal["error", "drop"] = Field(
+        default="error",
+        description="a record of which nothing would be learnt (no answer, an empty text, no "
+        "answer left once it is cut to fit): error refuses the data, drop leaves the record out "
+        "and names it",
+    )
 
 
 class TrainingOptions(BaseModel):

@@ -79,6 +79,7 @@ class CheckResult:
     validation: PartCheck | None
     test: PartCheck
     cut: list[RecordCheck]
+    dropped: list[RecordCheck]
     classes: dict[str, int] | None
     exact_duplicates: list[RecordCheck]
     near_duplicates: list[RecordCheck]
@@ -132,6 +133,7 @@ def check(
             RecordCheck(origin, f"{cut.tokens} tokens cut on the {cut.side}, {cut.targets} learnt")
             for origin, cut in cut_records(prepared.train)
         ],
+        dropped=[RecordCheck(lost.origin, lost.reason) for lost in prepared.dropped],
         classes=class_counts(prepared.train) if task.labels else None,
         **_repeats(prepared, duplicates),
         parameters=counts["parameters"],

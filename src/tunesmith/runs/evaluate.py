@@ -20,7 +20,14 @@ from tunesmith.evaluation.evaluate import measure, metrics_json
 from tunesmith.evaluation.significance import Comparison, compare
 from tunesmith.recipes.load import load_recipe
 from tunesmith.recipes.schema import Recipe
-from tunesmith.runs.prepare import build_engine, make_technique, primary_metric, selects
+from tunesmith.runs.prepare import (
+    Part,
+    build_engine,
+    encode,
+    make_technique,
+    primary_metric,
+    selects,
+)
 from tunesmith.runs.run import Run
 from tunesmith.tasks.base import ExampleScore, Task
 
@@ -55,11 +62,12 @@ def evaluate(
     task = run.task
     chosen = _records(recipe, task, data)
     options = recipe.evaluation
-    tuned = run.engine("tuned")
+    tuned = run.engine("tuned")  # which binds the task to its tokenizer
+    part = encode(task, chosen, drop=recipe.data.unlearnable == "drop")
     training = recipe.training.model_copy(update={"precision": "float32"})
     plain = recipe.model_copy(update={"training": training})
     base = build_engine(plain, task, make_technique(recipe), console)
-    before, after = (_scores(task, e, chosen, recipe, console) for e in (base, tuned))
+    before, after = (_scores(task, e, part, recipe, console) for e in (base, tuned))
     comparison = compare(
         before,
         after,
@@ -69,18 +77,18 @@ def evaluate(
         resamples=options.resamples,
         seed=recipe.training.seed,
     )
-    return Evaluation(run, comparison, chosen, before, after)
+    return Evaluation(run, comparison, part.data, before, after)
 
 
 def _scores(
-    task: Task, engine: Engine, data: Dataset, recipe: Recipe, console: Console
+    task: Task, engine: Engine, part: Part, recipe: Recipe, console: Console
 ) -> list[ExampleScore]:
     task.bind(engine.model)
     return measure(
         task,
         engine,
-        data.records,
-        task.encode_all(data.records, data.origins),
+        part.data.records,
+        part.examples,
         generate=recipe.evaluation.generate,
         console=console,
         tokens_per_batch=recipe.evaluation.tokens_per_batch,
@@ -97,6 +105,7 @@ def _records(recipe: Recipe, task: Task, data: str | Path | None) -> Dataset:
         recipe.data.format,
         None,
         recipe.data.columns,
+        drop=recipe.data.unlearnable == "drop",
     )
     if not found.records:
         raise DataError("There are no records to measure on.", where=str(data))

@@ -17,12 +17,14 @@ import torch
 from tunesmith.console import Console
 from tunesmith.data.batch import Encoded
 from tunesmith.data.dataset import Dataset
+from tunesmith.data.formats import OR_DROP
 from tunesmith.data.plan import Plan
+from tunesmith.data.records import Dropped
 from tunesmith.data.splits import Splits, load_splits
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.optimizer import AdamWOptions
 from tunesmith.engine.precision import choose_dtype
-from tunesmith.errors import DataError, RecipeError, suggest
+from tunesmith.errors import DataError, RecipeError, UnlearnableError, suggest
 from tunesmith.models.kinds import check_fit
 from tunesmith.models.load import load_model, read_config
 from tunesmith.models.model import Model
@@ -35,13 +37,19 @@ from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES
 from tunesmith.tasks.base import Task, owners
 from tunesmith.techniques.base import Technique
 
+_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the data: its records, and the examples that they became."""
+    """One part of the data: its records, and the examples that they became.
+
+    `dropped` are the records that were left out when it was encoded.
+    """
 
     data: Dataset
     examples: list[Encoded]
+    dropped: tuple[Dropped, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -73,6 +81,12 @@ class Prepared:
     def model(self) -> Model:
         """The loaded model."""
         return self.engine.model
+
+    @property
+    def dropped(self) -> list[Dropped]:
+        """Records that were left out, as nothing of them would be learnt."""
+        parts = [part for part in (self.train, self.validation, self.test) if part is not None]
+        return [*self.splits.dropped, *(lost for part in parts for lost in part.dropped)]
 
     def plan(self) -> Plan:
         """Return the steps of training."""
@@ -176,9 +190,13 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     task.study(splits.train.records)
     check_decides(recipe, task, len(splits.test))
     engine = build_engine(recipe, task, technique, console)
-    train, test = encode(task, splits.train), encode(task, splits.test)
-    validation = None if splits.validation is None else encode(task, splits.validation)
-    return Prepared(
+    drop = recipe.data.unlearnable == "drop"
+    train, test = (encode(task, data, drop=drop) for data in (splits.train, splits.test))
+    validation = None
+    if splits.validation is not None:
+        validation = encode(task, splits.validation, drop=drop)
+    check_decides(recipe, task, len(test.data))
+    prepared = Prepared(
         recipe=recipe,
         task=task,
         technique=technique,
@@ -195,6 +213,8 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
             *_cut("test", test),
         ],
     )
+    prepared.warnings.extend(_left_out(prepared.dropped))
+    return prepared
 
 
 def build_engine(recipe: Recipe, task: Task, technique: Technique, console: Console) -> Engine:
@@ -251,13 +271,35 @@ def refuse(technique: Technique, task: Task, source: Resolved) -> None:
         )
 
 
-def encode(task: Task, data: Dataset) -> Part:
+def encode(task: Task, data: Dataset, *, drop: bool = False) -> Part:
     """Encode a part of the data.
 
+    Args:
+        drop: leave out records of which nothing would be learnt, rather than refuse them.
+
     Raises:
-        DataError: a record cannot be encoded or nothing of it would be learnt; names it.
+        DataError: a record cannot be encoded, or nothing of it (with `drop`: of any) would be
+            learnt; names it.
     """
-    return Part(data, task.encode_all(data.records, data.origins))
+    examples: list[Encoded] = []
+    kept: list[int] = []
+    dropped: list[Dropped] = []
+    for place, (record, origin) in enumerate(zip(data.records, data.origins, strict=True)):
+        try:
+            examples += task.encode_all([record], [origin])
+            kept.append(place)
+        except UnlearnableError as error:
+            if not drop:
+                fix = f"{error.fix or ''}{OR_DROP}".strip()
+                raise DataError(error.what, where=error.where, fix=fix) from None
+            dropped.append(Dropped(origin, error.what))
+    if dropped and not kept:
+        raise DataError(
+            f"Nothing would be learnt of any of these {len(dropped)} records: all were left out.",
+            where=dropped[0].origin,
+            fix=f"The first, for one: {dropped[0].reason}",
+        )
+    return Part(data.take(kept) if dropped else data, examples, tuple(dropped))
 
 
 def _cut(name: str, part: Part | None) -> list[str]:
@@ -267,6 +309,17 @@ def _cut(name: str, part: Part | None) -> list[str]:
     origins = [part.data.origins[owner] for owner in owners(part.examples)]
     sentence = cut_sentence(find_targets(part.examples), origins, name)
     return [sentence] if sentence else []
+
+
+def _left_out(dropped: Sequence[Dropped]) -> list[str]:
+    """Say in a sentence which records were left out, if any were."""
+    if not dropped:
+        return []
+    shown = ", ".join(record.origin for record in dropped[:_SHOWN])
+    more = ", ..." if len(dropped) > _SHOWN else ""
+    return [
+        f"Records left out, as nothing of them would be learnt: {len(dropped)} ({shown}{more})."
+    ]
 
 
 def cut_records(part: Part) -> list[tuple[str, Any]]:

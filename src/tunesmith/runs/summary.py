@@ -81,6 +81,7 @@ def describe_data(prepared: Prepared) -> dict[str, Any]:
         **{name: None if part is None else describe_part(part) for name, part in parts.items()},
         "format": prepared.train.data.format,
         "cut": len(cut_records(prepared.train)),
+        "dropped": len(prepared.dropped),
         "classes": class_counts(prepared.train) if prepared.task.labels else None,
         "warnings": prepared.warnings,
     }

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, UnlearnableError
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
@@ -133,7 +133,8 @@ class Task(ABC):
         """Encode one record, whole or with what did not fit named in `Encoded.cut`.
 
         Raises:
-            DataError: the record cannot be encoded (an unknown class), or nothing of it is learnt.
+            DataError: the record cannot be encoded (an unknown class).
+            UnlearnableError: nothing of it is learnt.
         """
 
     def pieces(self, record: Any) -> list[Encoded]:
@@ -151,7 +152,8 @@ class Task(ABC):
             origins: where each record stands (`train.jsonl:17`), for messages.
 
         Raises:
-            DataError: of the first record that cannot be encoded, naming it.
+            DataError: of the first record that cannot be encoded, naming it; UnlearnableError
+                where nothing of it is learnt.
         """
         examples: list[Encoded] = []
         for index, record in enumerate(records):
@@ -160,7 +162,8 @@ class Task(ABC):
             except DataError as error:
                 origin = origins[index] if origins else f"record {index + 1}"
                 where = f"{origin}: {error.where}" if error.where else origin
-                raise DataError(error.what, where=where, fix=error.fix) from None
+                kind = UnlearnableError if isinstance(error, UnlearnableError) else DataError
+                raise kind(error.what, where=where, fix=error.fix) from None
         return examples
 
     @property

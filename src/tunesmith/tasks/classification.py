@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.data.records import LabelledText
-from tunesmith.errors import DataError, RecipeError
+from tunesmith.errors import DataError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task
 
@@ -127,7 +127,8 @@ class Classification(Task):
         """Encode a text and its class.
 
         Raises:
-            DataError: the class is unknown, or the text has no tokens.
+            DataError: the class is unknown.
+            UnlearnableError: the text has no tokens.
         """
         if record.label not in self._labels:
             raise DataError(
@@ -144,7 +145,9 @@ class Classification(Task):
             text, add_special_tokens=False, split_special_tokens=True, verbose=False
         )["input_ids"]
         if not ids:
-            raise DataError("The text has no tokens.", fix="Remove the record, or give it a text.")
+            raise UnlearnableError(
+                "The text has no tokens.", fix="Remove the record, or give it a text."
+            )
         kept, cut = self._cut(list(ids))
         return Encoded({"text": EncodedStream((*self._prefix, *kept, *self._suffix))}, label, cut)
 

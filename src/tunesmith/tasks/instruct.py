@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunesmith.data.records import Conversation, Message
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.tasks.base import (
     ExampleScore,
@@ -94,20 +94,21 @@ class Instruct(Task):
         """Encode a conversation; every turn of the assistant and its end is learnt.
 
         Raises:
-            DataError: nothing of it is learnt: no answer, or none that fits.
+            DataError: the chat template does not accept it.
+            UnlearnableError: nothing of it is learnt: no answer, or none that fits.
         """
         from tunesmith.data.batch import Encoded
 
         answers = [message for message in record.messages if message.role == "assistant"]
         if not any(answer.content.strip() or answer.tool_calls for answer in answers):
-            raise DataError(
+            raise UnlearnableError(
                 "Nothing of it is learnt: the assistant says nothing.",
                 fix="Give it an answer, or remove the record.",
             )
         messages = self._with_system(record.messages)
         stream, cut = self._chat.encode_within(messages, record.tools, self._max_length)
         if not stream.trained():
-            raise DataError(
+            raise UnlearnableError(
                 f"Nothing that is learnt is left of it within {self._max_length} tokens"
                 f" ({cut.tokens if cut else 0} had to be cut).",
                 fix="Raise `task.max_length`, or shorten or remove the record.",

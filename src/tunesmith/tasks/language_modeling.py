@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.data.records import Document
-from tunesmith.errors import DataError, ModelError, RecipeError
+from tunesmith.errors import DataError, ModelError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.tasks.base import (
     ExampleScore,
@@ -106,13 +106,15 @@ class LanguageModeling(Task):
         """Encode a whole document and its end token, however long.
 
         Raises:
-            DataError: the text has no tokens.
+            UnlearnableError: the text has no tokens.
         """
         from tunesmith.data.batch import Encoded, EncodedStream
 
         ids = (*self._prefix, *self._text_ids(record.text), self._end)
         if len(ids) == len(self._prefix) + 1:
-            raise DataError("The text has no tokens.", fix="Remove the record, or give it a text.")
+            raise UnlearnableError(
+                "The text has no tokens.", fix="Remove the record, or give it a text."
+            )
         return Encoded({"text": EncodedStream(ids, (1.0,) * len(ids))})
 
     def pieces(self, record: Document) -> list[Encoded]:
