@@ -1,6 +1,7 @@
 """The engine: the few verbs under everything that learns.
 
     forward            a readout, no gradients        evaluation, features, reference log-probs
+    begin_step         tells the learning rate        before a step's first pass
     forward_backward   gradients are added up         one micro-batch of a step
     optimizer_step     clip, update, clear            one step
     generate           tokens + log-probabilities     from the weights as they are now
@@ -105,6 +106,10 @@ class Engine:
             }
             torch.autograd.backward(torch.stack(list(shares.values())).sum())
         return {name: float(share.detach()) for name, share in shares.items()}, readout
+
+    def begin_step(self, learning_rate: float) -> None:
+        """Tell the rate of the step that begins; an update within the backward pass needs it."""
+        self.optimizer.begin(learning_rate)
 
     def optimizer_step(self, learning_rate: float) -> float:
         """Update what learns and clear the gradients; return the gradient norm before clipping."""

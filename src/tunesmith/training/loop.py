@@ -125,6 +125,7 @@ class Loop:
             warmup=self.options.warmup,
         )
         began = time.perf_counter()
+        self.engine.begin_step(rate)
         terms = self._learn(step, number)
         norm = self.engine.optimizer_step(rate)
         seconds = time.perf_counter() - began
