@@ -50,7 +50,9 @@ class Optimizer:
         self._norms: dict[str, Tensor] = {}
         if options.in_backward:
             for slot in self._slots:
-                slot.parameter.register_post_accumulate_grad_hook(self._hook(slot))
+                slot.parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                    self._hook(slot)
+                )
 
     def begin(self, learning_rate: float) -> None:
         """Tell the rate of the step whose backward pass comes next; `in_backward` needs it."""

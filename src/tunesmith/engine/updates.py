@@ -29,7 +29,7 @@ BLOCK = 256
 """Elements that share a scale."""
 
 SMALLEST_QUANTISED = 4096
-"""Tensors of fewer elements keep moments in float32, as the paper's authors do: they cost little."""
+"""Tensors of fewer elements keep moments in float32, as the paper's authors do."""
 
 _PIECE = 1 << 20
 """Elements that are computed at once where a copy is needed; a multiple of `BLOCK`."""
@@ -95,7 +95,7 @@ def update(slots: Sequence[Slot], options: AdamWOptions, learning_rate: float) -
             continue
         if not slot.state:
             slot.state = new_state(slot.parameter, options.kind)
-        if slot.quantised or _rounded(slot, options):
+        if slot.state["exp_avg"].dtype != slot.parameter.dtype:  # quantised, or bfloat16 weights
             _update_in_pieces(slot, options, learning_rate * slot.rate_scale)
         else:
             whole.setdefault((slot.rate_scale, slot.weight_decay), []).append(slot)
