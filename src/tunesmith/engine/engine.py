@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.data.batch import Batch
+from tunesmith.engine.checkpointing import LayerCheckpoints
 from tunesmith.engine.fusion import fused
 from tunesmith.engine.generation import Generated, Sampling, generate, stream
 from tunesmith.engine.optimizer import AdamWOptions, Optimizer
@@ -73,6 +74,7 @@ class Engine:
         self.packed = packing and self.layout.can_pack
         self.optimizer = Optimizer(groups, optimizer or AdamWOptions())
         self.kernels = fused(model, dtype) if fuse else {}
+        self.checkpoints = LayerCheckpoints(model)
         self._frozen_prefix = _frozen_prefix(model)
         self._training: bool | None = None
 

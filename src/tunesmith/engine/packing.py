@@ -15,8 +15,8 @@ Shapes: T tokens, N documents, L longest document, D model, H heads, K head size
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -107,9 +107,23 @@ def pad(stream: Stream) -> tuple[Tensor, Tensor]:
 @contextmanager
 def packed_row(module: nn.Module, cu_seqlens: Tensor) -> Iterator[None]:
     """Within, the attention of this module keeps inside the documents of one packed row."""
+    with _within(module, _Boundaries(cu_seqlens)):
+        yield
+
+
+def row_again(module: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """Return how to enter again, later, the packed row that is being computed now, if one is."""
+    boundaries = _boundaries.get(None)
+    if boundaries is None:
+        return nullcontext
+    return lambda: _within(module, boundaries)
+
+
+@contextmanager
+def _within(module: nn.Module, boundaries: _Boundaries) -> Iterator[None]:
     config: Any = module.config
     stock = config._attn_implementation
-    token = _boundaries.set(_Boundaries(cu_seqlens))
+    token = _boundaries.set(boundaries)
     config._attn_implementation = PACKED
     try:
         yield

@@ -115,6 +115,10 @@ def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _number(value: Any) -> Any:
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 _NEITHER_SHARE_NOR_FILE = PydanticCustomError(
     "share_or_file", "Input should be a file or a share above 0 and below 1"
 )
@@ -220,6 +224,34 @@ class TrainingOptions(BaseModel):
     beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW's decay of the mean")
     beta2: float = Field(default=0.999, ge=0, lt=1, description="AdamW's decay of the variance")
     epsilon: float = Field(default=1e-8, gt=0, le=1, description="AdamW's epsilon")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        default="adamw",
+        description="AdamW; adamw_8bit keeps its moments in 8 bits (a quarter of the memory, "
+        "needs bitsandbytes)",
+    )
+    clip_per_tensor: bool = Field(
+        default=False,
+        description="clip each tensor's gradient by its own norm, not all by the norm of all",
+    )
+    optimizer_in_backward: bool = Field(
+        default=False,
+        description="move each weight as soon as its gradient is known and drop the gradient: "
+        "saves the memory of all gradients. Only for technique full with clip_per_tensor, where "
+        "every step is one pass (see tokens_per_batch)",
+    )
+    stochastic_rounding: bool = Field(
+        default=False,
+        description="keep the matrices that learn in bfloat16, without a float32 copy, and round "
+        "each update up or down at random; needs precision: bfloat16",
+    )
+    memory_gb: Annotated[
+        Literal["auto"] | Annotated[float, Field(gt=0, le=100_000)], BeforeValidator(_number)
+    ] = Field(
+        default="auto",
+        description="memory that training may take, in GB (10^9 bytes); auto: what is free on the "
+        "device. As few layers as fit are computed a second time in the backward pass instead of "
+        "being kept",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="number format of the computation; auto: bfloat16 where the processor is fast "
@@ -268,6 +300,19 @@ class TrainingOptions(BaseModel):
                 "epochs",
                 "Both epochs and max_steps are null; one must say how long to train",
                 "Set epochs, such as 1.",
+            )
+        if self.optimizer_in_backward and not self.clip_per_tensor:
+            raise _conflict(
+                "optimizer_in_backward",
+                "optimizer_in_backward moves a weight before the other gradients are known, so it"
+                " cannot clip by the norm of all",
+                "Set training.clip_per_tensor to true.",
+            )
+        if self.stochastic_rounding and self.precision != "bfloat16":
+            raise _conflict(
+                "stochastic_rounding",
+                f"stochastic_rounding keeps weights in bfloat16, and precision is {self.precision}",
+                "Set training.precision to bfloat16.",
             )
         for name in ("patience", "keep_best"):
             if getattr(self, name) and self.validate_every is None:
@@ -339,6 +384,17 @@ class Recipe(BaseModel):
     evaluation: Annotated[EvaluationOptions, BeforeValidator(_empty_section)] = Field(
         default_factory=EvaluationOptions, description="the measurement"
     )
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Recipe:
+        if self.training.optimizer_in_backward and self.technique.name != "full":
+            raise _conflict(
+                "technique",
+                "training.optimizer_in_backward is for technique full: the gradients of"
+                f" {self.technique.name} are small, and nothing would be saved",
+                "Leave training.optimizer_in_backward out, or set technique to full.",
+            )
+        return self
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML with every default; loading that gives an equal recipe."""
