@@ -2,7 +2,7 @@
 
 The base is rebuilt as it was before training (a fresh head is drawn from the same seed) and the
 result is loaded from disk, so that what is measured is what a user of `model/` gets. Both compute
-in float32, whatever the run computed in: a difference of formats is no effect of training.
+in the format that the run computed in, here too where another would be the machine's own choice.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def evaluate(
     options = recipe.evaluation
     tuned = run.engine("tuned")  # which binds the task to its tokenizer
     part = encode(task, chosen, drop=recipe.data.unlearnable == "drop")
-    training = recipe.training.model_copy(update={"precision": "float32"})
-    plain = recipe.model_copy(update={"training": training})
-    base = build_engine(plain, task, make_technique(recipe), console)
+    training = recipe.training.model_copy(update={"precision": run.record["dtype"]})
+    as_it_was = recipe.model_copy(update={"training": training})
+    base = build_engine(as_it_was, task, make_technique(recipe), console)
     before, after = (_scores(task, e, part, recipe, console) for e in (base, tuned))
     comparison = compare(
         before,

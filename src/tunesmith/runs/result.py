@@ -1,4 +1,4 @@
-"""The result of a run: saved in its ecosystem's format, then loaded from disk and compared.
+"""The result of a run: saved in its ecosystem's format, read back and compared, loaded for use.
 
 model/            what the technique saves: PEFT adapter, transformers model, …
 model/task.json   the task with its options, so that the result can be used by name
@@ -6,12 +6,18 @@ model/task.json   the task with its options, so that the result can be used by n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tunesmith.console import Console
+from tunesmith.engine.engine import Engine
 from tunesmith.errors import RunError
+from tunesmith.models.load import load_result
+from tunesmith.models.model import Model
+from tunesmith.models.notes import read_notes
 from tunesmith.models.saving import set_stop_tokens, verify_saved
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.prepare import Prepared
@@ -42,6 +48,35 @@ def save_result(folder: RunFolder, prepared: Prepared, console: Console) -> None
             fix="Report this with the recipe; the checkpoints of the run are whole.",
         )
     folder.write_json(folder.task, describe(prepared))
+
+
+def load_engine(folder: Path, record: Mapping[str, Any]) -> Engine:
+    """Return an engine over a saved result that computes as its run did.
+
+    What was read and not learnt is held in the format that was computed in; weights that were
+    learnt whole are held in float32, as they were learnt.
+
+    Args:
+        folder: the run's `model`.
+        record: the run's `record.json`, which says what it computed in, and whether packed.
+
+    Raises:
+        ModelError: it is no result, or an adapter's base is missing or other weights.
+    """
+    dtype = computed_in(record)
+    stored = torch.float32 if read_notes(folder).saved_as == "full" else dtype
+    return as_recorded(load_result(folder, dtype=stored), record)
+
+
+def as_recorded(model: Model, record: Mapping[str, Any]) -> Engine:
+    """Return an engine over `model` that computes as the run of `record` did."""
+    model.module.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Engine(model, dtype=computed_in(record), packing=bool(record["packed"]))
+
+
+def computed_in(record: Mapping[str, Any]) -> torch.dtype:
+    """Return the format that the run of `record` computed in."""
+    return torch.bfloat16 if record["dtype"] == "bfloat16" else torch.float32
 
 
 def describe(prepared: Prepared) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import InputError
 from tunesmith.models.load import load_model
 from tunesmith.models.resolve import resolve
 from tunesmith.registry import TASKS
 from tunesmith.runs.folder import RunFolder
+from tunesmith.runs.result import as_recorded, computed_in, load_engine
 from tunesmith.tasks.base import Prediction, Task
 
 Who = Literal["tuned", "base"]
@@ -90,26 +89,27 @@ class Run:
         return task
 
     def engine(self, who: Who = "tuned") -> Engine:
-        """Return an engine over the fine-tuned model, or over its base.
+        """Return an engine over the fine-tuned model, or over its base; it computes as the run did.
 
         Raises:
             InputError: the run has not finished, or the base (for a classifier) has no answers.
         """
         if who not in self._engines:
-            self._engines[who] = Engine(self._tuned() if who == "tuned" else self._base())
+            self._engines[who] = self._tuned() if who == "tuned" else self._base()
         engine = self._engines[who]
         self.task.bind(engine.model)
         return engine
 
-    def _tuned(self) -> Any:
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What the run began with, as in `record.json`."""
+        return self.folder.read_json(self.folder.record)
+
+    def _tuned(self) -> Engine:
         self.folder.read_json(self.folder.metrics)  # says in words that it has not finished
-        from tunesmith.models.load import load_result
+        return load_engine(self.folder.model, self.record)
 
-        model = load_result(self.folder.model)
-        model.module.to(_device())
-        return model
-
-    def _base(self) -> Any:
+    def _base(self) -> Engine:
         about = self.folder.read_json(self.folder.task)
         if self.task.head != "causal_lm":
             raise InputError(
@@ -117,13 +117,8 @@ class Run:
                 where=str(self.path),
             )
         source = resolve(about["base"]["name"])
-        model = load_model(source, head="causal_lm", labels=(), dtype=torch.float32, seed=0)
-        model.module.to(_device())
-        return model
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(source, head="causal_lm", dtype=computed_in(self.record))
+        return as_recorded(model, self.record)
 
 
 def _decoded(
