@@ -14,13 +14,14 @@ second computations fall where least is held.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
-from torch.autograd.graph import save_on_cpu
+from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from tunesmith.engine.packing import row_again
@@ -38,6 +39,21 @@ class Checkpointed:
 
     layers: int = 0
     offload: bool = False
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that a backward pass holds of the forward pass.
+
+    Attributes:
+        elsewhere: outside of the layers.
+        inside: of each layer that a gradient passes through, bottom up.
+        inputs: the hidden state that goes into each of them.
+    """
+
+    elsewhere: int
+    inside: tuple[int, ...]
+    inputs: tuple[int, ...]
 
 
 class LayerCheckpoints:
@@ -69,6 +85,56 @@ class LayerCheckpoints:
             if place < chosen.layers:
                 _Twice(self._model.module, module, chosen.offload).install()
         self.chosen = chosen
+
+    def measure(self, compute: Callable[[], object]) -> Held:
+        """Run a forward pass with gradients, and count what it keeps of each layer.
+
+        Args:
+            compute: runs the model's body; nothing may be checkpointed meanwhile.
+        """
+        counter = _Counter(self._model)
+        layers = [self._model.module.get_submodule(name) for name in self.layers]
+        handles = [layer.register_forward_pre_hook(counter.enter) for layer in layers]
+        handles += [layer.register_forward_hook(counter.leave) for layer in layers]
+        try:
+            with torch.enable_grad(), saved_tensors_hooks(counter.pack, lambda tensor: tensor):
+                compute()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return Held(counter.elsewhere, tuple(counter.inside), tuple(counter.inputs))
+
+
+class _Counter:
+    """Adds up the storages that autograd saves, each once; parameters and buffers are not new."""
+
+    def __init__(self, model: Model) -> None:
+        owned = [*model.module.parameters(), *model.module.buffers()]
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in owned}
+        self._alive: list[Tensor] = []
+        self._within = False
+        self.elsewhere = 0
+        self.inside: list[int] = []
+        self.inputs: list[int] = []
+
+    def enter(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        self.inputs.append(args[0].nbytes if args else 0)
+        self.inside.append(0)
+        self._within = True
+
+    def leave(self, layer: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        self._within = False
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self._alive.append(tensor)  # freed, its address would be given to another
+            if self._within:
+                self.inside[-1] += storage.nbytes()
+            else:
+                self.elsewhere += storage.nbytes()
+        return tensor
 
 
 class _Twice:
@@ -103,7 +169,7 @@ class _Twice:
             )
 
     def _waiting(self, args: tuple[Any, ...]) -> AbstractContextManager[Any]:
-        on_device = any(isinstance(arg, torch.Tensor) and arg.is_cuda for arg in args)
+        on_device = any(isinstance(arg, Tensor) and arg.is_cuda for arg in args)
         if not (self._offload and on_device):
             return nullcontext()
         waiting: AbstractContextManager[Any] = save_on_cpu(pin_memory=True)
