@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.data.batch import Batch
-from tunesmith.engine.checkpointing import LayerCheckpoints
+from tunesmith.engine.checkpointing import Held, LayerCheckpoints
 from tunesmith.engine.fusion import fused
 from tunesmith.engine.generation import Generated, Sampling, generate, stream
 from tunesmith.engine.optimizer import AdamWOptions, Optimizer
@@ -116,6 +116,14 @@ class Engine:
     def optimizer_step(self, learning_rate: float) -> float:
         """Update what learns and clear the gradients; return the gradient norm before clipping."""
         return self.optimizer.step(learning_rate)
+
+    def held(self, batch: Batch) -> Held:
+        """Return what the backward pass would hold of this batch's way through the body."""
+        text = batch.to(self.device).text
+        with self._mode(training=True), computing(self.dtype, self.device):
+            return self.checkpoints.measure(
+                lambda: run_body(self.model, text, self.layout, packed=self.packed)
+            )
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: Adapter = "on"

@@ -89,7 +89,7 @@ def _problem(details: ErrorDetails, document: Document) -> _Problem:
     if kind == "extra_forbidden":
         return _Problem(path, f"There is no option {path[-1]!r} here.", _right_key(path, document))
     if context.get("key"):
-        path = (*path, context["key"])
+        path = (*path, *str(context["key"]).split("."))
     fix = context.get("fix") or ""
     if kind == "literal_error":
         fix = suggest(str(details["input"]), re.findall(r"'([^']*)'", str(context["expected"])))

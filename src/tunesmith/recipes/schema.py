@@ -389,10 +389,10 @@ class Recipe(BaseModel):
     def _sections_agree(self) -> Recipe:
         if self.training.optimizer_in_backward and self.technique.name != "full":
             raise _conflict(
-                "technique",
-                "training.optimizer_in_backward is for technique full: the gradients of"
+                "training.optimizer_in_backward",
+                "optimizer_in_backward is for technique full: the gradients of"
                 f" {self.technique.name} are small, and nothing would be saved",
-                "Leave training.optimizer_in_backward out, or set technique to full.",
+                "Leave it out, or set technique to full.",
             )
         return self
 
