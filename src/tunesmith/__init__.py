@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tunesmith.api import (
         check,
         evaluate,
+        inspect,
         load,
         objective,
         open_run,
@@ -33,6 +34,7 @@ __all__ = [
     "check",
     "errors",
     "evaluate",
+    "inspect",
     "load",
     "objective",
     "open_run",

@@ -28,6 +28,7 @@ from tunesmith.registry import OBJECTIVES
 from tunesmith.runs.check import CheckResult, check
 from tunesmith.runs.evaluate import Evaluation, evaluate
 from tunesmith.runs.folder import RunFolder
+from tunesmith.runs.inspect import Inspection, inspect
 from tunesmith.runs.prepare import build_engine, make_task, make_technique
 from tunesmith.runs.run import Run
 from tunesmith.runs.train import resume, train
@@ -36,9 +37,11 @@ from tunesmith.tasks.base import Task
 __all__ = [
     "CheckResult",
     "Evaluation",
+    "Inspection",
     "Run",
     "check",
     "evaluate",
+    "inspect",
     "load",
     "objective",
     "open_run",

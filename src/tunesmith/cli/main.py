@@ -30,6 +30,7 @@ from tunesmith.cli import (
     report,
     train,
 )
+from tunesmith.cli import inspect as inspect_command
 from tunesmith.console import stdout_line
 
 PROGRAM = "tunesmith"
@@ -79,6 +80,7 @@ def tunesmith_command(
 
 app.command(name="init")(init.init)
 app.add_typer(models.app, name="models")
+app.command(name="inspect")(inspect_command.inspect)
 app.command(name="check")(check.check)
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)

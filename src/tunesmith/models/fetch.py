@@ -85,11 +85,12 @@ def in_hub_cache(hub_id: str) -> Path | None:
     return snapshot if _complete(snapshot) else None
 
 
-def from_hub(hub_id: str, console: Console, nearest: str = "") -> Path:
+def from_hub(hub_id: str, console: Console, nearest: str = "", *, weights: bool = True) -> Path:
     """Fetch the needed files of `hub_id` into the hub's own cache; return the snapshot's folder.
 
     Args:
         nearest: advice on similar names, for the error when the hub knows no such model.
+        weights: fetch them too; without them, only the configuration and the tokenizer.
 
     Raises:
         ModelError: the hub has no such model, wants terms accepted first, or cannot be reached.
@@ -106,7 +107,8 @@ def from_hub(hub_id: str, console: Console, nearest: str = "") -> Path:
         raise _unreachable(hub_id, "HF_HUB_OFFLINE is set", nearest)
     try:
         info = HfApi().model_info(hub_id, timeout=_PATIENCE)
-        wanted = _wanted(hub_id, [sibling.rfilename for sibling in info.siblings or []])
+        files = [sibling.rfilename for sibling in info.siblings or []]
+        wanted = _wanted(hub_id, files) if weights else _small(files)
         console.note(f"Fetching {hub_id} from the hub ({len(wanted)} files)")
         with _bars(console):
             path = snapshot_download(hub_id, allow_patterns=wanted)
@@ -185,10 +187,14 @@ def _wanted(hub_id: str, files: list[str]) -> list[str]:
             fix="Choose the original model in place of a converted one; GGUF files can be "
             "fetched by hand and given by their path.",
         )
-    at_top = [f for f in files if "/" not in f and any(PurePosixPath(f).match(p) for p in _SMALL)]
+    at_top = _small(files)
     indices = {f for f in at_top if f.endswith(".index.json")} - {index}
     pooling = [f for f in files if f == "1_Pooling/config.json"]
     return sorted({*weights, *at_top, *pooling} - indices)
+
+
+def _small(files: list[str]) -> list[str]:
+    return [f for f in files if "/" not in f and any(PurePosixPath(f).match(p) for p in _SMALL)]
 
 
 def _complete(snapshot: Path) -> bool:

