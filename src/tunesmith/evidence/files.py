@@ -131,6 +131,18 @@ class DataFacts(BaseModel):
     warnings: list[str] = []
 
 
+class RoofFacts(BaseModel):
+    """The rate of matrix products that the speed of training is held against."""
+
+    flops_per_second: float
+    dtype: str = ""
+    threads: int | None = None
+    device: str = ""
+    source: str = ""
+    measured: str = ""
+    spread: float = 0.0
+
+
 class Summary(BaseModel):
     """`summary.json`."""
 
@@ -146,6 +158,8 @@ class Summary(BaseModel):
     tokens: int = 0
     seconds: float = 0.0
     tokens_per_second: float | None = None
+    mfu: float | None = None
+    roof: RoofFacts | None = None
     predicted_memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
     trainable_parameters: int = 0

@@ -19,20 +19,24 @@ from tunesmith.evaluation.significance import figures
 from tunesmith.objectives.base import Hidden
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.prepare import Part, Prepared, selects
+from tunesmith.runs.roofline import meter_of
 from tunesmith.tasks.base import Metric
 from tunesmith.techniques.base import Fits
 from tunesmith.training.checkpoints import Checkpoints, Progress
 from tunesmith.training.events import Events
 from tunesmith.training.loop import Loop, Validation
 from tunesmith.training.memory import peak_bytes, resident_bytes
+from tunesmith.training.utilisation import Meter, Roof
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """What learning took: how far it went, and the most memory that was held."""
+    """What learning took: how far it went, the most memory that was held, and the rate of matrix
+    products that its speed is held against (None where nothing learns by steps)."""
 
     progress: Progress
     peak_memory_bytes: int
+    roof: Roof | None = None
 
 
 def learn(folder: RunFolder, prepared: Prepared, console: Console) -> Learnt:
@@ -44,12 +48,15 @@ def learn(folder: RunFolder, prepared: Prepared, console: Console) -> Learnt:
     """
     if isinstance(prepared.technique, Fits):
         progress = _fit(prepared.technique, folder, prepared, console)
-    else:
-        progress = _train(folder, prepared, console)
-    return Learnt(progress, peak_bytes())
+        return Learnt(progress, peak_bytes())
+    meter = meter_of(prepared.engine, folder.read_json(folder.record))
+    progress = _train(folder, prepared, console, meter)
+    return Learnt(progress, peak_bytes(), meter.roof if meter else None)
 
 
-def _train(folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
+def _train(
+    folder: RunFolder, prepared: Prepared, console: Console, meter: Meter | None
+) -> Progress:
     training = prepared.recipe.training
     checkpoints = Checkpoints(folder.checkpoints, training.keep_checkpoints)
     saved = checkpoints.latest()
@@ -71,6 +78,7 @@ def _train(folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
             validation=validation(prepared, console),
             progress=progress,
             best=best,
+            meter=meter,
         ).run()
     finally:
         events.close()

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import asdict
 from typing import Any
 
 from tunesmith.errors import InputError
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.hardware import hardware, versions
 from tunesmith.runs.prepare import Part, Prepared
+from tunesmith.runs.roofline import roof_of
+from tunesmith.techniques.base import Fits
 
 
 def write_record(folder: RunFolder, prepared: Prepared) -> None:
@@ -31,6 +34,9 @@ def write_record(folder: RunFolder, prepared: Prepared) -> None:
             "packed": prepared.engine.packed,
             "dtype": str(prepared.engine.dtype).removeprefix("torch."),
             "initial_digest": prepared.engine.digest(),
+            "roof": None
+            if isinstance(prepared.technique, Fits)
+            else asdict(roof_of(prepared.engine)),
             "hardware": hardware(),
             "versions": versions(),
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
+from dataclasses import asdict
 from typing import Any
 
 import tunesmith
@@ -45,6 +46,9 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
             "seconds": progress.seconds,
             "job_seconds": seconds,
             "tokens_per_second": progress.tokens / progress.seconds,
+            "flops": progress.flops or None,
+            "mfu": progress.mfu,
+            "roof": asdict(learnt.roof) if learnt.roof else None,
             "stopped_early": progress.stopped_early,
             "best_step": progress.best_step,
             "trainable_parameters": counts["trainable"],

@@ -31,7 +31,8 @@ from tunesmith.models.atomic import written_aside
 class Progress:
     """How far a run is, in steps, tokens and seconds, and the best that validation saw.
 
-    `bad` counts validations since the best; `seconds` is time spent in training steps.
+    `bad` counts validations since the best; `seconds` is time spent in training steps; `flops` are
+    those that the model needed, `possible_flops` those that the machine could have done meanwhile.
     """
 
     step: int = 0
@@ -39,11 +40,18 @@ class Progress:
     trained_tokens: int = 0
     examples: int = 0
     seconds: float = 0.0
+    flops: float = 0.0
+    possible_flops: float = 0.0
     best: float | None = None
     best_step: int | None = None
     bad: int = 0
     stopped_early: bool = False
     initial_digest: str = ""
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation so far, as a share; None where FLOPs were not counted."""
+        return self.flops / self.possible_flops if self.possible_flops else None
 
 
 @dataclass(frozen=True)

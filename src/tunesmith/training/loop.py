@@ -32,6 +32,7 @@ from tunesmith.training.guards import (
 )
 from tunesmith.training.memory import resident_bytes
 from tunesmith.training.schedule import Shape, learning_rate
+from tunesmith.training.utilisation import Meter
 
 _UNMOVED_STEPS = 3
 
@@ -69,6 +70,7 @@ class Loop:
 
     Args:
         best: the best weights so far, of a resumed run.
+        meter: counts the FLOPs of steps; None where they cannot be counted.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class Loop:
         validation: Validation | None = None,
         progress: Progress | None = None,
         best: dict[str, Tensor] | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.engine = engine
         self.objective = objective
@@ -95,6 +98,7 @@ class Loop:
         self.validation = validation
         self.progress = progress or Progress(initial_digest=engine.digest())
         self.best = best or {}
+        self.meter = meter
 
     def run(self) -> Progress:
         """Train to the end of the plan, or until validation no longer improves.
@@ -145,10 +149,23 @@ class Loop:
             examples=sum(len(batch) for batch in step),
             seconds=seconds,
             tokens_per_second=step.tokens / seconds,
+            **self._utilisation(step, seconds),
             memory_bytes=resident_bytes(),
         )
-        speed = self.progress.tokens / self.progress.seconds
-        bar.advance(1, f"{speed:.0f} tokens/s  loss {loss:.3f}")
+        bar.advance(1, f"{self._speed()}  loss {loss:.3f}")
+
+    def _utilisation(self, step: Step, seconds: float) -> dict[str, float]:
+        """Count the FLOPs of a step, and hold them against what the machine can do."""
+        if self.meter is None:
+            return {}
+        flops, possible = self.meter.flops(step), self.meter.possible(seconds)
+        self.progress.flops += flops
+        self.progress.possible_flops += possible
+        return {"flops": flops, "mfu": flops / possible}
+
+    def _speed(self) -> str:
+        speed = f"{self.progress.tokens / self.progress.seconds:.0f} tokens/s"
+        return speed if self.progress.mfu is None else f"{speed}  MFU {self.progress.mfu:.0%}"
 
     def _learn(self, step: Step, number: int) -> dict[str, float]:
         terms = dict.fromkeys(step.counts, 0.0)

@@ -1,0 +1,61 @@
+"""Model FLOPs utilisation (MFU): how much of what the machine can do goes into the model.
+
+    MFU = FLOPs that the model's mathematics needs a second / FLOPs a second of matrix products
+
+Above, `models/flops.py` counts; below, a `Roof` that was measured on this machine, never taken from
+a data sheet. MFU can be more than 1 where the roof was measured while the machine was busy; it is
+shown as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from tunesmith.data.plan import Step
+from tunesmith.models.flops import Cost, Work
+
+
+@dataclass(frozen=True)
+class Roof:
+    """The rate of matrix products that a run is held against.
+
+    Attributes:
+        flops_per_second: in products of matrices, best of several samples.
+        dtype, threads: the format and the threads that the run computes with (threads: None on a
+            GPU).
+        device: `cpu` or `cuda`.
+        source: `kept` where `tunesmith bench hardware` measured it, `brief` where the run did at
+            its start.
+        measured: when, UTC, ISO 8601.
+        samples, spread: how many samples, and how far the middle one lay below the best, as a
+            share.
+        identity: what the rate depends on: elsewhere there is another.
+    """
+
+    flops_per_second: float
+    dtype: str
+    threads: int | None
+    device: str
+    source: Literal["kept", "brief"]
+    measured: str
+    samples: int
+    spread: float
+    identity: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Counts the FLOPs of steps and holds them against the roof."""
+
+    cost: Cost
+    roof: Roof
+
+    def flops(self, step: Step) -> float:
+        """Return the model FLOPs of a step: forward and backward of all its micro-batches."""
+        return sum(self.cost.flops(Work.of(batch)) for batch in step)
+
+    def possible(self, seconds: float) -> float:
+        """Return the FLOPs that products of matrices alone could have done in that time."""
+        return seconds * self.roof.flops_per_second
