@@ -15,11 +15,12 @@ A run is resumable from this directory alone. Two processes on one run: the seco
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ from tunesmith.errors import InputError, RunError, suggest
 from tunesmith.models.atomic import unwritable
 
 SCHEMA_VERSION = 1
+
+_LOCK = ".lock"
+_BEFORE_THE_RECORD = {_LOCK, "recipe.yaml", ".recipe.yaml.part", ".record.json.part"}
+
+
+class _AtWorkError(RunError):
+    """Another process holds the run."""
 
 
 class RunFolder:
@@ -51,15 +59,19 @@ class RunFolder:
         self.report = path / "report.html"
 
     @classmethod
-    def create(cls, runs_dir: Path, name: str, *, numbered: bool) -> RunFolder:
-        """Make a new run directory.
+    @contextmanager
+    def creating(cls, runs_dir: Path, name: str, *, numbered: bool) -> Iterator[RunFolder]:
+        """Make a new run directory, and hold it for this process alone while inside.
+
+        One that another process made and was killed in, before it wrote what the run is, is taken
+        over: nothing lies in it but that process's lock.
 
         Args:
             numbered: add the first free number to `name`; otherwise the name must be free.
 
         Raises:
             InputError: the name is taken, or is none that a folder can have.
-            RunError: the place cannot be written.
+            RunError: the place cannot be written, or another process is making this very run.
         """
         if Path(name).name != name or name in ("", ".."):
             raise InputError(
@@ -67,20 +79,44 @@ class RunFolder:
                 where="--name",
                 fix="Give a word without slashes; the folder of runs is --runs-dir.",
             )
-        number, first = 1, not runs_dir.exists()
-        while True:
-            path = runs_dir / (f"{name}-{number}" if numbered else name)
-            try:
-                path.mkdir(parents=True)
-                folder = cls(path)
-                folder._first = first
-                return folder
-            except FileExistsError:
-                if not numbered:
-                    raise _taken(path) from None
-                number += 1
-            except OSError as error:
-                raise unwritable(error, path) from error
+        first = not runs_dir.exists()
+        for number in itertools.count(1):
+            folder = cls(runs_dir / (f"{name}-{number}" if numbered else name))
+            folder._first = first
+            with ExitStack() as held:
+                try:
+                    free = folder._made_or_left() and folder._hold(held)
+                except _AtWorkError:
+                    if not numbered:
+                        raise
+                    continue
+                if free:
+                    yield folder
+                    return
+            if not numbered:
+                raise _taken(folder.path)
+
+    def _made_or_left(self) -> bool:
+        """Make the directory; True as well where it is one that was made and never used."""
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            return self._never_begun() and (self.path / _LOCK).exists()
+        except OSError as error:
+            raise unwritable(error, self.path) from error
+        return True
+
+    def _hold(self, held: ExitStack) -> bool:
+        """Take the lock; False where another process began the run, or removed it, meanwhile."""
+        held.enter_context(self.locked())
+        return self._never_begun()
+
+    def _never_begun(self) -> bool:
+        """Whether nothing is there but what stands before the record of a run does."""
+        try:
+            return {entry.name for entry in self.path.iterdir()} <= _BEFORE_THE_RECORD
+        except OSError:
+            return False
 
     @classmethod
     def open(cls, run: str | Path, runs_dir: Path) -> RunFolder:
@@ -114,11 +150,11 @@ class RunFolder:
         Raises:
             RunError: another process is at work on it.
         """
-        lock = FileLock(self.path / ".lock")
+        lock = FileLock(self.path / _LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(
+            raise _AtWorkError(
                 "Another process is at work on this run.",
                 where=str(self.path),
                 fix="Wait for it, or give this one another --name.",

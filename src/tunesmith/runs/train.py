@@ -55,8 +55,7 @@ def train(
     console = console or Console()
     parsed = load_recipe(recipe, overrides)
     named = default_name(recipe) if name is None else name
-    folder = RunFolder.create(Path(runs_dir), named, numbered=name is None)
-    with folder.locked():
+    with RunFolder.creating(Path(runs_dir), named, numbered=name is None) as folder:
         try:
             prepared = prepare(parsed, console)
             write_record(folder, prepared)
