@@ -156,7 +156,7 @@ def _line(name: str, words: str, parameters: int | None = None, size: int | None
     text = Text.assemble((name, "bold cyan"), "  ", words.strip())
     if parameters is not None:
         counted = figures.many(parameters)
-        if size is not None:
+        if size is not None and size >= 2**20:
             counted += f" parameters, {figures.size(size)}"
         text.append(f"  {counted}", style="dim")
     return text

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from textwrap import shorten
 
 from tunesmith.evidence.figures import many, size
 from tunesmith.evidence.parts import (
@@ -24,9 +25,11 @@ from tunesmith.evidence.parts import (
 )
 from tunesmith.models.anatomy.description import Description, LayerKind, Part, Stack
 
-_WIDTH, _BOX, _BAR = 860, 470, 150
+_WIDTH, _BOX, _BAR = 960, 560, 150
 _LEFT, _ROW, _GAP, _INDENT = 32, 50, 10, 18
 _HEADS_SHOWN = 48
+_LONGEST = 84
+"""Letters that fit into a box."""
 
 _STYLE = """
   svg { --back: #ffffff; --ink: #1d2433; --soft: #5b6475; --line: #c9d0dc; --frame: #f4f6fa;
@@ -74,10 +77,12 @@ class _Sheet:
         """Draw a part: its name and what it is in a box, its size to the right."""
         x, width = _LEFT + indent, _BOX - 2 * indent
         self.rect(x, self.y, width, _ROW, fill)
-        self.text(x + 14, self.y + 21, name, "strong")
-        self.text(x + 14, self.y + 39, words, "soft")
+        self.text(x + 14, self.y + (21 if words else 30), name, "strong")
+        if words:
+            self.text(x + 14, self.y + 39, shorten(words, _LONGEST, placeholder=" …"), "soft")
         self.elements.append(heads)
-        self.size(self.y + 30, parameters)
+        if parameters:
+            self.size(self.y + 30, parameters)
         self.y += _ROW + _GAP
 
     def size(self, y: float, parameters: int) -> None:

@@ -186,7 +186,9 @@ def _of_data(
     yield from _of_labels(task, records)
     if model.tokenizer is None or model.module is None:
         return
-    texts = ["\n".join(task.present(record)) for record in records[:_SAMPLE]]
+    # The name of a class is no text that the model reads.
+    shown = [task.present(record) for record in records[:_SAMPLE]]
+    texts = [given if task.labels else f"{given}\n{answer}" for given, answer in shown]
     yield from _of_language(model.tokenizer, texts)
     try:
         yield from _of_length(model, task, records)
