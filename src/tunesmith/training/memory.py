@@ -1,16 +1,39 @@
-"""How much memory this process holds, and how much a training step will need."""
+"""How much memory this process holds, and how much a training step will need.
+
+    Engine, largest micro-batch ──Memory──> MemoryEstimate, split by what it is for
+                                 ──fit──> the fewest checkpointed layers that fit a budget
+
+What a forward pass keeps is measured on a few made-up tokens and scaled: by the tokens and, where
+a model keeps attention scores, by the squares of the lengths. All else is counted. A step has
+several moments at which memory may peak (the loss, each layer's backward pass, the update); each is
+added up, and the largest is the estimate.
+"""
 
 from __future__ import annotations
 
 import resource
 import sys
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 
 import psutil
 import torch
 
-from tunesmith.models.model import Model
+from tunesmith.data.batch import Batch, Encoded, EncodedStream, collate
+from tunesmith.data.plan import Plan
+from tunesmith.engine.checkpointing import Checkpointed, Held
+from tunesmith.engine.engine import Engine
+from tunesmith.engine.updates import state_bytes
+from tunesmith.kernels.token_loss import CHUNK_BYTES
+from tunesmith.models.seeded import seeded
+
+_LIBRARIES = 600 * 2**20
+"""Resident size of Python with torch, transformers and PEFT imported, on Linux."""
+
+_HEADROOM = 0.9
+"""Share of what is free that `auto` takes: an estimate is not a promise."""
 
 
 def resident_bytes() -> int:
@@ -28,49 +51,284 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def free_bytes(device: torch.device) -> int:
+    """Return what this process may hold on a device, what it holds already included."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free + torch.cuda.memory_reserved(device)
+    own = int(psutil.Process().memory_info().rss)
+    limits = [int(psutil.virtual_memory().available) + own]
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's own limit
+        path = Path("/sys/fs/cgroup") / file
+        if path.exists() and path.read_text().strip().isdigit():
+            limits.append(int(path.read_text()))
+    return int(_HEADROOM * min(limits))
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The size of a micro-batch, as far as memory depends on it.
+
+    Attributes:
+        tokens: that are computed, padding included.
+        squares: sum over its documents (or padded rows) of the squared length.
+        targets: tokens that are learnt.
+        alone: whether every step is one micro-batch, so that no gradients wait for it.
+    """
+
+    tokens: int
+    squares: int
+    targets: int
+    alone: bool = True
+
+    @classmethod
+    def of(cls, batch: Batch, packed: bool, alone: bool = True) -> MicroBatch:
+        """Return the size of a batch."""
+        lengths = batch.text.lengths
+        if not packed:
+            lengths = [max(lengths)] * len(lengths)
+        weights = batch.text.weights_T
+        targets = 0 if weights is None else int((weights != 0).sum())
+        return cls(sum(lengths), sum(n * n for n in lengths), targets, alone)
+
+
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Predicted bytes at the peak of a training step, by what they are for."""
+    """Predicted bytes at the peak of a training step, by what they are for.
+
+    Attributes:
+        libraries: Python, torch and what else is imported (0 on a GPU).
+        temporary: what lives only within one operation or one layer's backward pass.
+    """
 
     libraries: int
     weights: int
     gradients: int
     optimizer: int
     activations: int
+    temporary: int
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.libraries + self.weights + self.gradients + self.optimizer + self.activations
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        """Return the parts by name."""
+        return asdict(self)
+
+    def split(self) -> str:
+        """Return the parts as a sentence would list them."""
+        return ", ".join(f"{name} {size / 1e9:.2g} GB" for name, size in self.parts().items())
 
 
-_LIBRARIES = 600 * 2**20
-"""Resident size of Python with torch, transformers and PEFT imported, on Linux."""
+class Memory:
+    """Predicts the memory of an engine's training steps.
 
-
-def estimate_memory(model: Model, *, tokens_per_batch: int, bytes_per_value: int) -> MemoryEstimate:
-    """Predict the peak of a training step.
+    Measuring takes three forward passes of a few dozen tokens, when the first estimate is asked
+    for. Nothing of the engine is changed.
 
     Args:
-        tokens_per_batch: tokens in the largest micro-batch.
-        bytes_per_value: of the format in which activations are kept.
-
-    Activations: for each layer that a gradient passes through, what its linear maps and
-    element-wise parts keep of each token (Korthikanti et al. 2022, counted from the layer's own
-    maps instead of a fixed factor).
+        engine: with its technique prepared and nothing checkpointed.
     """
-    parameters = list(model.module.parameters())
-    learnt = sum(p.numel() for p in parameters if p.requires_grad)
-    weights = sum(p.numel() * p.element_size() for p in parameters)
-    widths = 0
-    for layer in model.anatomy.layers:
-        for name in layer.linears:
-            weight: Any = model.module.get_submodule(name).weight
-            widths += sum(weight.shape)
-    return MemoryEstimate(
-        libraries=_LIBRARIES,
-        weights=weights,
-        gradients=4 * learnt,
-        optimizer=8 * learnt,
-        activations=widths * tokens_per_batch * bytes_per_value,
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def estimate(self, batch: MicroBatch, checkpointed: Checkpointed) -> MemoryEstimate:
+        """Predict the peak of a step whose largest micro-batch is `batch`."""
+        fixed = MemoryEstimate(
+            libraries=0 if self.engine.device.type == "cuda" else _LIBRARIES,
+            weights=self._weights,
+            gradients=0,
+            optimizer=self._optimizer,
+            activations=0,
+            temporary=0,
+        )
+        moments = self._moments(batch, checkpointed)
+        gradients, activations, temporary = max(moments, key=sum)
+        return MemoryEstimate(
+            fixed.libraries, fixed.weights, gradients, fixed.optimizer, activations, temporary
+        )
+
+    def fit(self, batch: MicroBatch, budget: int) -> tuple[Checkpointed, MemoryEstimate]:
+        """Return the cheapest choice whose estimate is at most `budget` bytes, and the estimate.
+
+        Where none fits, the choice that needs least.
+        """
+        layers = len(self.engine.checkpoints.layers)
+        choices = [Checkpointed(number) for number in range(layers + 1)]
+        if self.engine.device.type == "cuda" and layers:
+            choices.append(Checkpointed(layers, offload=True))
+        found = [(choice, self.estimate(batch, choice)) for choice in choices]
+        for choice, estimate in found:
+            if estimate.total <= budget:
+                return choice, estimate
+        return min(found, key=lambda pair: pair[1].total)
+
+    @cached_property
+    def _weights(self) -> int:
+        storages = {}
+        module = self.engine.model.module
+        for tensor in (*module.parameters(), *module.buffers()):
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+        return sum(storages.values())
+
+    @cached_property
+    def _optimizer(self) -> int:
+        kind = self.engine.optimizer.options.kind
+        return sum(state_bytes(p.numel(), kind) for p in self.engine.optimizer.parameters.values())
+
+    def _moments(
+        self, batch: MicroBatch, checkpointed: Checkpointed
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield (gradients, activations, temporary) at each moment that may be the peak."""
+        learnt = self._learnt
+        whole = sum(learnt.layers) + learnt.output + learnt.embeddings
+        waiting = 0 if batch.alone else whole
+        kept = self._held.at(batch)
+        checked = checkpointed.layers
+        held = [
+            (0 if checkpointed.offload else entry) if place < checked else inside
+            for place, (inside, entry) in enumerate(zip(kept.inside, kept.inputs, strict=True))
+        ]
+        largest = max([0, *(p.numel() * p.element_size() for p in self._parameters)])
+        yield waiting, kept.elsewhere + sum(held), self._loss(batch)
+        gradients = learnt.output
+        for place in reversed(range(len(held))):
+            gradients += learnt.layers[place]
+            again = kept.inside[place] if place < checked else 0
+            alive = largest if self.engine.optimizer.options.in_backward else gradients
+            below = kept.elsewhere + sum(held[: place + 1])
+            yield max(waiting, alive), below, again + kept.inside[place] + self._working(batch)
+        alive = largest if self.engine.optimizer.options.in_backward else whole
+        yield max(waiting, alive), 0, max(learnt.embeddings, self._update)
+
+    def _working(self, batch: MicroBatch) -> int:
+        """Gradients of the hidden state that pass from layer to layer."""
+        return 2 * 4 * batch.tokens * self.engine.model.anatomy.hidden_size
+
+    def _loss(self, batch: MicroBatch) -> int:
+        """The logits of one chunk, the gradient of the hidden states, that of the output layer."""
+        anatomy = self.engine.model.anatomy
+        hidden = batch.tokens * anatomy.hidden_size * 4
+        if not batch.targets or anatomy.output is None:
+            return hidden
+        narrow = self.engine.dtype.itemsize
+        chunk = min(batch.targets * 4 * anatomy.vocab_size, CHUNK_BYTES)
+        copies = 1.0 if narrow == 4 else 1.5
+        rows = 3 * batch.targets * anatomy.hidden_size * narrow
+        weight = anatomy.vocab_size * anatomy.hidden_size * narrow
+        learns = self.engine.model.output_weight_VD.requires_grad
+        cast = weight if narrow == 2 and self._output_is_wide else 0
+        return (
+            hidden + rows + cast + max(int(copies * chunk) + learns * weight, 2 * learns * weight)
+        )
+
+    @property
+    def _output_is_wide(self) -> bool:
+        return self.engine.model.output_weight_VD.dtype == torch.float32
+
+    @property
+    def _update(self) -> int:
+        """Copies of one piece, where the update is made in pieces."""
+        options = self.engine.optimizer.options
+        plain = options.kind == "adamw" and not options.stochastic_rounding
+        return 0 if plain else 8 * 4 * 2**20
+
+    @property
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return list(self.engine.optimizer.parameters.values())
+
+    @cached_property
+    def _learnt(self) -> _Learnt:
+        anatomy = self.engine.model.anatomy
+        names = self.engine.checkpoints.layers
+        layers = dict.fromkeys(names, 0)
+        rest = embeddings = 0
+        for name, parameter in self.engine.optimizer.parameters.items():
+            size = parameter.numel() * parameter.element_size()
+            place = next((layer for layer in names if name.startswith(f"{layer}.")), None)
+            if place is not None:
+                layers[place] += size
+            elif name.startswith(f"{anatomy.embeddings}."):
+                embeddings += size
+            else:
+                rest += size
+        return _Learnt(tuple(layers.values()), rest, embeddings)
+
+    @cached_property
+    def _held(self) -> _Scaled:
+        length = min(32, self.engine.model.anatomy.context_length // 4)
+        shapes = [[length], [length, length], [2 * length]]
+        return _Scaled(length, [self._measure(lengths) for lengths in shapes])
+
+    def _measure(self, lengths: list[int]) -> Held:
+        vocabulary = self.engine.model.anatomy.vocab_size
+        low = min(10, vocabulary // 2)
+        examples = [
+            Encoded({"text": EncodedStream(tuple(low + i % (vocabulary - low) for i in range(n)))})
+            for n in lengths
+        ]
+        with seeded(0):
+            return self.engine.held(collate(examples))
+
+
+@dataclass(frozen=True)
+class _Learnt:
+    """Bytes of the gradients: of each layer that learns, of what is above, of the embeddings."""
+
+    layers: tuple[int, ...]
+    output: int
+    embeddings: int
+
+
+class _Scaled:
+    """What is kept as a function of a micro-batch: constant + tokens + squares of lengths.
+
+    Args:
+        length: n.
+        measured: for one document of n tokens, two of n, one of 2n.
+    """
+
+    def __init__(self, length: int, measured: list[Held]) -> None:
+        self._length = length
+        self._measured = measured
+
+    def at(self, batch: MicroBatch) -> Held:
+        """Return what is kept of such a micro-batch."""
+        one, two, long = self._measured
+        layers = zip(one.inside, two.inside, long.inside, strict=True)
+        inputs = zip(one.inputs, two.inputs, long.inputs, strict=True)
+        return Held(
+            self._scale(one.elsewhere, two.elsewhere, long.elsewhere, batch),
+            tuple(self._scale(*values, batch) for values in layers),
+            tuple(self._scale(*values, batch) for values in inputs),
+        )
+
+    def _scale(self, one: int, two: int, long: int, batch: MicroBatch) -> int:
+        n = self._length
+        square = max(0.0, (long - two) / (2 * n * n))
+        linear = max(0.0, (two - one - square * n * n) / n)
+        constant = max(0.0, one - linear * n - square * n * n)
+        return int(constant + linear * batch.tokens + square * batch.squares)
+
+
+_STEPS_LOOKED_AT = 64
+
+
+def largest_micro_batch(plan: Plan, packed: bool) -> MicroBatch:
+    """Return the largest micro-batch of the first steps of a plan."""
+    found: list[MicroBatch] = []
+    for number in range(min(len(plan), _STEPS_LOOKED_AT)):
+        batches = plan[number].batches
+        alone = len(batches) == 1
+        found += [MicroBatch.of(batch, packed, alone) for batch in batches]
+    largest = max(found, key=lambda batch: (batch.tokens, batch.targets))
+    return MicroBatch(
+        largest.tokens,
+        max(batch.squares for batch in found),
+        max(batch.targets for batch in found),
+        all(batch.alone for batch in found),
     )
