@@ -93,6 +93,14 @@ class Plan(Sequence[Step]):
             self._order = (epoch, order.tolist())
         return self._order[1][place * self.batch_size : (place + 1) * self.batch_size]
 
+    def passes(self, step: int) -> int:
+        """Return how many micro-batches step number `step` takes."""
+        return len(pack(self.indices(step), self._lengths, self.tokens_per_batch))
+
+    def tokens_of(self, step: int) -> int:
+        """Return how many tokens step number `step` reads."""
+        return sum(self._lengths[i] for i in self.indices(step))
+
     @property
     def tokens(self) -> int:
         """Tokens read over all steps."""

@@ -34,8 +34,10 @@ from tunesmith.objectives.base import Objective
 from tunesmith.quality.targets import cut_sentence, find_targets
 from tunesmith.recipes.schema import Recipe, TrainingOptions
 from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES
+from tunesmith.runs.memory_budget import fit_memory
 from tunesmith.tasks.base import Task, owners
 from tunesmith.techniques.base import Technique
+from tunesmith.training.memory import MemoryEstimate
 
 _SHOWN = 5
 
@@ -76,6 +78,7 @@ class Prepared:
     test: Part
     validation: Part | None
     warnings: list[str] = field(default_factory=list)
+    memory: MemoryEstimate = field(init=False)
 
     @property
     def model(self) -> Model:
@@ -214,6 +217,8 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
         ],
     )
     prepared.warnings.extend(_left_out(prepared.dropped))
+    prepared.memory, unfit = fit_memory(recipe.training, engine, prepared.plan())
+    prepared.warnings.extend(unfit)
     return prepared
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from tunesmith.errors import InputError
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.hardware import hardware, versions
+from tunesmith.runs.memory_budget import record_of
 from tunesmith.runs.prepare import Part, Prepared
 from tunesmith.runs.roofline import roof_of
 from tunesmith.techniques.base import Fits
@@ -33,6 +34,7 @@ def write_record(folder: RunFolder, prepared: Prepared) -> None:
             "kernels": prepared.engine.kernels,
             "packed": prepared.engine.packed,
             "dtype": str(prepared.engine.dtype).removeprefix("torch."),
+            "checkpointing": record_of(prepared.engine, prepared.memory),
             "initial_digest": prepared.engine.digest(),
             "roof": None
             if isinstance(prepared.technique, Fits)

@@ -12,7 +12,6 @@ from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.hardware import hardware, versions
 from tunesmith.runs.learn import Learnt
 from tunesmith.runs.prepare import Part, Prepared, cut_records
-from tunesmith.training.memory import estimate_memory
 
 
 def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds: float) -> None:
@@ -70,12 +69,7 @@ def parameter_counts(prepared: Prepared) -> dict[str, int]:
 
 def predicted_memory(prepared: Prepared) -> int:
     """Return the predicted peak of this process in bytes."""
-    longest = max(example.length for example in prepared.train.examples)
-    budget = prepared.recipe.training.tokens_per_batch
-    step = prepared.recipe.training.batch_size * longest
-    tokens = max(longest, min(budget, step))
-    element = 2 if prepared.engine.dtype.itemsize == 2 else 4
-    return estimate_memory(prepared.model, tokens_per_batch=tokens, bytes_per_value=element).total
+    return prepared.memory.total
 
 
 def describe_data(prepared: Prepared) -> dict[str, Any]:

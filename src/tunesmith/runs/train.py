@@ -21,6 +21,7 @@ from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.hardware import differs, hardware
 from tunesmith.runs.learn import learn
 from tunesmith.runs.measure import compare_run, measure_after, measure_before
+from tunesmith.runs.memory_budget import replay
 from tunesmith.runs.prepare import Prepared, prepare
 from tunesmith.runs.record import check_same_inputs, write_record
 from tunesmith.runs.result import save_result
@@ -82,6 +83,7 @@ def resume(
             return Run(folder)
         prepared = prepare(load_recipe(folder.recipe), console)
         record = check_same_inputs(folder, prepared)
+        replay(prepared.engine, record["checkpointing"])
         difference = differs(record["hardware"], hardware())
         if difference:
             console.warn(difference)
@@ -134,3 +136,9 @@ def _introduce(prepared: Prepared, console: Console) -> None:
         f" ({learns / total:.2%}), computing in {str(engine.dtype).removeprefix('torch.')},"
         f" {'packed' if engine.packed else 'padded'}."
     )
+    twice = engine.checkpoints.chosen.layers
+    if twice:
+        console.note(
+            f"{twice} of {len(engine.checkpoints.layers)} layers are computed twice, to fit the"
+            f" memory: about {prepared.memory.total / 1e9:.2g} GB are expected."
+        )
