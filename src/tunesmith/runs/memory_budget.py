@@ -85,8 +85,8 @@ def replay(engine: Engine, record: dict[str, Any]) -> None:
 
 def _fix(training: TrainingOptions, estimate: MemoryEstimate) -> str:
     """Name the cheapest remedy for the largest part."""
-    parts = estimate.parts()
-    largest = max(("weights", "gradients", "optimizer", "activations", "temporary"), key=parts.get)
+    parts = {name: size for name, size in estimate.parts().items() if name != "libraries"}
+    largest = max(parts, key=lambda name: parts[name])
     if largest == "optimizer" and training.optimizer == "adamw":
         return "Set training.optimizer to adamw_8bit, or choose technique lora."
     if largest in ("optimizer", "gradients"):
