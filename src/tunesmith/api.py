@@ -30,6 +30,7 @@ from tunesmith.runs.evaluate import Evaluation, evaluate
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.inspect import Inspection, inspect
 from tunesmith.runs.prepare import build_engine, make_task, make_technique
+from tunesmith.runs.roofline import HardwareMeasured, measure_hardware
 from tunesmith.runs.run import Run
 from tunesmith.runs.train import resume, train
 from tunesmith.tasks.base import Task
@@ -37,12 +38,14 @@ from tunesmith.tasks.base import Task
 __all__ = [
     "CheckResult",
     "Evaluation",
+    "HardwareMeasured",
     "Inspection",
     "Run",
     "check",
     "evaluate",
     "inspect",
     "load",
+    "measure_hardware",
     "objective",
     "open_run",
     "plan",

@@ -441,6 +441,93 @@ class RecipeSchemaDocument(Document):
     recipe_schema: dict[str, Any] = Field(description="JSON schema of a recipe")
 
 
+class RateDetails(BaseModel):
+    """A rate a second, sampled several times."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    best: float = Field(description="the highest sample: what the machine can do undisturbed")
+    median: float = Field(description="the middle sample")
+    spread: float = Field(description="how far the middle one lies below the best, as a share")
+    samples: int = Field(description="how many there were")
+
+
+class ProductDetails(BaseModel):
+    """Products of square matrices."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    dtype: str = Field(description="float32 or bfloat16")
+    threads: int | None = Field(description="threads; null on a GPU")
+    size: int = Field(description="rows of the matrices whose product was fastest")
+    flops: RateDetails = Field(description="floating-point operations a second")
+
+
+class BandwidthDetails(BaseModel):
+    """Memory outside of caches, in bytes that the program asks for."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    kind: Literal["read", "write", "copy"] = Field(
+        description="what was done; a copied byte counts twice, as read and as written"
+    )
+    threads: int | None = Field(description="threads; null on a GPU")
+    bytes: RateDetails = Field(description="bytes a second")
+
+
+class PageFaultDetails(BaseModel):
+    """Touching a page of memory for the first time, by one thread."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    page_bytes: int = Field(description="size of a page")
+    best: float = Field(description="seconds a page, the lowest sample")
+    median: float = Field(description="seconds a page, the middle sample")
+    samples: int = Field(description="how many there were")
+
+
+class SurroundingsDetails(BaseModel):
+    """What else the machine did meanwhile."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    others: float = Field(description="cores that other processes kept busy, on average")
+    cores: int = Field(description="cores that there are")
+    load_average: float | None = Field(description="of the minute before; null where unknown")
+
+
+class DeviceDetails(BaseModel):
+    """What was measured of one device."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    device: Literal["cpu", "cuda"] = Field(description="kind of device")
+    name: str = Field(description="its own name")
+    identity: dict[str, str] = Field(
+        description="what the figures depend on; they are kept and found again by it"
+    )
+    measured: str = Field(description="when, UTC")
+    seconds: float = Field(description="how long it took")
+    chosen_dtype: str = Field(description="format in which Tunesmith computes here by default")
+    products: list[ProductDetails] = Field(description="rates of matrix products")
+    bandwidths: list[BandwidthDetails] = Field(description="rates of memory")
+    buffer_bytes: int = Field(description="memory that was read, written and copied each time")
+    balances: dict[str, float] = Field(
+        description="FLOPs for each byte read at which arithmetic and memory take equally long, "
+        "with all threads, by format"
+    )
+    page_fault: PageFaultDetails | None = Field(description="null on a GPU")
+    surroundings: SurroundingsDetails = Field(description="what else went on")
+    file: str | None = Field(default=None, description="where it is kept; null: it could not be")
+
+
+class HardwareDocument(Document):
+    """`tunesmith bench hardware --json`."""
+
+    devices: list[DeviceDetails] = Field(description="the CPU, then a CUDA device if any")
+    warnings: list[str] = Field(description="why figures may not be the machine's own")
+
+
 DOCUMENTS: dict[str, type[Document]] = {
     "init": InitDocument,
     "models list": ModelsDocument,
@@ -453,6 +540,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "predict": PredictDocument,
     "chat": ChatDocument,
     "report": ReportDocument,
+    "bench hardware": HardwareDocument,
     "recipe schema": RecipeSchemaDocument,
     "recipe show": RecipeDocument,
     "any command that fails": ErrorDocument,

@@ -19,6 +19,7 @@ from rich.text import Text
 
 import tunesmith
 from tunesmith.cli import (
+    bench,
     chat,
     check,
     evaluate,
@@ -88,6 +89,7 @@ app.command(name="predict")(predict.predict)
 app.command(name="chat")(chat.chat)
 app.command(name="report")(report.report)
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(bench.app, name="bench")
 
 
 def build() -> Any:

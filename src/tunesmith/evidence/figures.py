@@ -77,6 +77,16 @@ def size(value: int | None) -> str:
     return f"{value / 2**20:.0f} MiB"
 
 
+def rate(value: float | None, unit: str) -> str:
+    """Write a rate in thousands of thousands: `105.2 GFLOP/s`, `12.30 GB/s`."""
+    if value is None or not math.isfinite(value):
+        return NONE
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if value >= size:
+            return f"{number(value / size)} {prefix}{unit}"
+    return f"{number(value)} {unit}"
+
+
 def duration(seconds: float) -> str:
     """Write a time: `8.3 s`, `2 min 5 s`, `3 h 12 min`."""
     if seconds < 60:

@@ -14,7 +14,7 @@ import torch
 
 from tunesmith.kernels.precision import fast_dtype
 from tunesmith.roofline.products import product_rates
-from tunesmith.roofline.roofline import ProductRate, Roofline
+from tunesmith.roofline.roofline import ProductRate, Roofline, Surroundings
 from tunesmith.roofline.sampling import Watch
 from tunesmith.roofline.traffic import bandwidths, buffer_bytes, page_fault
 
@@ -84,13 +84,13 @@ def measure(
 
 def brief_rate(
     device: torch.device, dtype: torch.dtype, *, seconds: float = BRIEF_SECONDS
-) -> ProductRate:
+) -> tuple[ProductRate, Surroundings]:
     """Measure products in one format by as many threads as PyTorch uses now; best of several."""
-    (threads,) = _threads(device)[-1:]
+    (threads,), watch = _threads(device)[-1:], Watch()
     (rate,) = product_rates(
         device, [dtype], [threads], seconds=seconds, largest=_largest(device) // 2
     )
-    return rate
+    return rate, watch.seen()
 
 
 def _threads(device: torch.device) -> list[int | None]:

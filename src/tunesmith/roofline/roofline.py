@@ -8,7 +8,7 @@
            +-----------------------> FLOPs for each byte that is moved
 
 A computation that does few operations with each byte is held back by memory, one that does many by
-arithmetic; the two lines meet at `balance` (Williams, Waterman & Patterson 2009).
+arithmetic; the two lines meet at `balances` (Williams, Waterman & Patterson 2009).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ProductRate:
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Memory `read`, `written` or copied (both counted), in bytes a second, far beyond caches."""
+    """Bytes a second of memory outside of caches: `kind` is read, write, or copy (both counted)."""
 
     kind: str
     threads: int | None
@@ -93,6 +93,11 @@ class Surroundings:
     others: float
     cores: int
     load_average: float | None
+
+    @property
+    def busy(self) -> bool:
+        """Whether others used so much that figures are lower than the machine's own."""
+        return self.others > BUSY * self.cores
 
 
 @dataclass(frozen=True)
@@ -133,11 +138,13 @@ class Roofline:
         """The most threads that were measured; None on a GPU."""
         return max((p.threads for p in self.products if p.threads), default=None)
 
-    def balance(self, dtype: str) -> float | None:
-        """Return the FLOPs for each byte read at which arithmetic and memory take equally long."""
-        product = self.product(dtype, self.threads)
-        read = [b for b in self.bandwidths if b.kind == "read" and b.threads == self.threads]
-        return product.flops.best / read[0].bytes.best if product and read else None
+    @property
+    def balances(self) -> dict[str, float]:
+        """FLOPs for each byte read at which arithmetic and memory take equally long, by format."""
+        most = self.threads
+        read = [b.bytes.best for b in self.bandwidths if b.kind == "read" and b.threads == most]
+        products = [p for p in self.products if p.threads == most]
+        return {p.dtype: p.flops.best / rate for p in products for rate in read[:1]}
 
     def cautions(self) -> list[str]:
         """Return in sentences why the figures may not be the machine's own."""
@@ -145,7 +152,7 @@ class Roofline:
 
     def _disturbed(self) -> list[str]:
         about, found = self.surroundings, []
-        if about.others > BUSY * about.cores:
+        if about.busy:
             found.append(
                 f"Other processes used {about.others:.1f} of {about.cores} cores meanwhile: the "
                 "figures are lower than this machine's own. Measure again when it is idle."

@@ -96,7 +96,8 @@ def roof_of(engine: Engine) -> Roof:
     product = roofline.product(dtype, threads) if roofline else None
     if roofline is None or product is None:
         return _brief(device, engine.dtype, threads)
-    return _roof(product, device, "kept", roofline.measured)
+    busy = roofline.surroundings.busy
+    return _roof(product, device, "kept", roofline.measured, busy)
 
 
 def meter_of(engine: Engine, record: Mapping[str, Any]) -> Meter | None:
@@ -119,11 +120,16 @@ def meter_of(engine: Engine, record: Mapping[str, Any]) -> Meter | None:
 @cache
 def _brief(device: torch.device, dtype: torch.dtype, threads: int | None) -> Roof:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    return _roof(brief_rate(device, dtype), device, "brief", now)
+    rate, surroundings = brief_rate(device, dtype)
+    return _roof(rate, device, "brief", now, surroundings.busy)
 
 
 def _roof(
-    product: ProductRate, device: torch.device, source: Literal["kept", "brief"], measured: str
+    product: ProductRate,
+    device: torch.device,
+    source: Literal["kept", "brief"],
+    measured: str,
+    busy: bool,
 ) -> Roof:
     return Roof(
         flops_per_second=product.flops.best,
@@ -134,6 +140,7 @@ def _roof(
         measured=measured,
         samples=product.flops.samples,
         spread=product.flops.spread,
+        busy=busy,
         identity=identity(device),
     )
 

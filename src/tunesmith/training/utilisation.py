@@ -31,6 +31,7 @@ class Roof:
         measured: when, UTC, ISO 8601.
         samples, spread: how many samples, and how far the middle one lay below the best, as a
             share.
+        busy: whether others used the machine meanwhile, so that the rate is lower than its own.
         identity: what the rate depends on: elsewhere there is another.
     """
 
@@ -42,6 +43,7 @@ class Roof:
     measured: str
     samples: int
     spread: float
+    busy: bool
     identity: Mapping[str, str]
 
 
