@@ -1,5 +1,7 @@
 """Packed attention equals attention on each document alone."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from tunesmith.kernels.attention import (
     packed_attention,
     packed_rotary_attention,
 )
+from tunesmith.kernels.spans import Rows, Spans
 
 
 def plain(
@@ -185,3 +188,58 @@ def test_shapes_that_disagree_are_refused() -> None:
     q, kv = torch.randn(1, 3, 4, 8), torch.randn(1, 2, 4, 8)
     with pytest.raises(ValueError, match="one row of 4 tokens"):
         packed_attention(q, kv, kv, spans)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    own=st.lists(st.integers(0, 9), min_size=2, max_size=6),
+    beginning=st.integers(1, 40),
+    window=st.one_of(st.none(), st.integers(1, 12)),
+    joint=st.booleans(),
+    block_rows=st.sampled_from([4, 64]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_shared_beginning_gives_what_repeating_it_gives(
+    own: list[int],
+    beginning: int,
+    window: int | None,
+    joint: bool,
+    block_rows: int,
+    dtype: torch.dtype,
+) -> None:
+    own = [beginning + 1, *own]  # the first document computes the beginning too
+    starts = boundaries(own)
+    keys = [list(range(own[0]))]
+    for first, last in pairwise(starts[1:].tolist()):
+        keys.append([*range(beginning), *range(first, last)])
+    keys_S = torch.tensor([row for rows in keys for row in rows])
+    rows = Rows(boundaries([len(k) for k in keys]), starts, keys_S)
+    spans = document_spans(rows, causal=True, window=window, block_rows=block_rows)
+    repeated = document_spans(rows.cu_seqlens, causal=True, window=window, block_rows=block_rows)
+    ends = rows.cu_seqlens[1:].tolist()
+    queries = [place for end, n in zip(ends, own, strict=True) for place in range(end - n, end)]
+
+    qkv = torch.randn(sum(own), 6 * 8, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    qkv.requires_grad_()
+    angle = torch.rand(sum(own), 4, generator=torch.Generator().manual_seed(2)).repeat(1, 2)
+    turn = (angle.cos().to(dtype), angle.sin().to(dtype))
+
+    def attend(rows_TC: Tensor, cos: Tensor, sin: Tensor, who: Spans) -> Tensor:
+        if joint:
+            return packed_rotary_attention(rows_TC.clone(), cos, sin, 4, 1, who)
+        q, k, v = (
+            part.transpose(0, 1)[None]
+            for part in torch.split(rows_TC.view(len(rows_TC), 6, 8), [4, 1, 1], 1)
+        )
+        return packed_attention(q, k, v, who).transpose(1, 2).flatten(2)[0]
+
+    found = attend(qkv, *turn, spans)
+    expected = attend(qkv[keys_S], *(t[keys_S] for t in turn), repeated)[queries]
+    for ours, theirs in zip(all_of(found, [qkv]), all_of(expected, [qkv]), strict=True):
+        assert distance(ours, theirs) < (1e-5 if dtype == torch.float32 else 1e-10)
+
+
+def test_a_shared_beginning_is_refused_where_attention_looks_ahead() -> None:
+    ends = boundaries([3, 2])
+    with pytest.raises(ValueError, match="look ahead"):
+        document_spans(Rows(ends, ends, torch.arange(5)), causal=False)

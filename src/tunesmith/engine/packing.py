@@ -4,7 +4,8 @@
 
 Packed: one row of T tokens, positions restarted, attention kept inside each document by an
 attention function of ours, registered with transformers under the name `tunesmith` (its public
-interface; nothing is patched). Padded: one row a document, the model's stock attention.
+interface; nothing is patched). Padded: one row a document, the model's stock attention. Shared:
+packed, with the beginnings that documents have in common computed once (`sharing.py`).
 
 Whether a model keeps packed documents apart is *probed* (`probe_layout`), never read from a flag:
 some architectures ignore positions, some never call the attention function that they accept.
@@ -18,7 +19,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from tunesmith.data.batch import Encoded, EncodedStream, Stream, collate
+from tunesmith.engine.sharing import shared_beginnings
 from tunesmith.errors import ModelError
-from tunesmith.kernels.attention import Spans, document_spans, packed_attention
+from tunesmith.kernels.attention import document_spans, packed_attention
+from tunesmith.kernels.spans import Rows, Spans
 from tunesmith.models.model import Model
 
 PACKED = "tunesmith"
@@ -36,15 +39,15 @@ PACKED = "tunesmith"
 class _Boundaries:
     """Where the documents of one batch lie, and who sees whom, worked out once a batch."""
 
-    def __init__(self, cu_seqlens: Tensor) -> None:
-        self._cu_seqlens = cu_seqlens
+    def __init__(self, row: Tensor | Rows) -> None:
+        self._row = row
         self._spans: dict[tuple[bool, int | None], Spans] = {}
 
     def spans(self, causal: bool, window: int | None) -> Spans:
         """Return the spans for this kind of attention (layers of one model may differ)."""
         key = (causal, window)
         if key not in self._spans:
-            self._spans[key] = document_spans(self._cu_seqlens, causal=causal, window=window)
+            self._spans[key] = document_spans(self._row, causal=causal, window=window)
         return self._spans[key]
 
 
@@ -63,12 +66,14 @@ class Layout:
 
     Attributes:
         can_pack: documents laid end to end stay separate.
+        can_share: documents that begin alike can have their beginning computed once.
         first_position: the number at which its positions begin (RoBERTa begins after the padding
             index); None where the body takes no positions.
         takes_cache: whether the body takes `use_cache`.
     """
 
     can_pack: bool
+    can_share: bool
     first_position: int | None
     takes_cache: bool
 
@@ -80,19 +85,35 @@ class Layout:
         return arguments
 
 
-def run_body(model: Model, stream: Stream, layout: Layout, *, packed: bool) -> Tensor:
-    """Return the body's last hidden state of every token, `hidden_TD`."""
-    hidden: Tensor
+def run_body(
+    model: Model, stream: Stream, layout: Layout, *, packed: bool, share: bool = False
+) -> Tensor:
+    """Return the body's last hidden state of every token, `hidden_TD`.
+
+    Args:
+        packed: lay the documents end to end, which `layout` must allow; otherwise pad them.
+        share: where they are packed, compute beginnings that they have in common once.
+    """
     if packed:
-        with packed_row(model.module, stream.cu_seqlens):
-            arguments = layout.arguments(stream.positions_T[None])
-            hidden = model.body(input_ids=stream.ids_T[None], **arguments)[0][0]
-        return hidden
+        sharing = shared_beginnings(stream) if share and layout.can_share else None
+        if sharing is None:
+            return _row(model, stream.ids_T, stream.positions_T, stream.cu_seqlens, layout)
+        hidden_MD = _row(model, sharing.ids_M, sharing.positions_M, sharing.rows, layout)
+        return hidden_MD.index_select(0, sharing.place_T)
     real_NL, ids_NL = pad(stream)
     columns_L = torch.arange(real_NL.shape[1], device=real_NL.device)
     arguments = layout.arguments(torch.where(real_NL, columns_L, 0))
-    hidden = model.body(input_ids=ids_NL, attention_mask=real_NL.long(), **arguments)[0]
+    hidden: Tensor = model.body(input_ids=ids_NL, attention_mask=real_NL.long(), **arguments)[0]
     return hidden[real_NL]
+
+
+def _row(
+    model: Model, ids_M: Tensor, positions_M: Tensor, row: Tensor | Rows, layout: Layout
+) -> Tensor:
+    with packed_row(model.module, row):
+        arguments = layout.arguments(positions_M[None])
+        hidden_MD: Tensor = model.body(input_ids=ids_M[None], **arguments)[0][0]
+        return hidden_MD
 
 
 def pad(stream: Stream) -> tuple[Tensor, Tensor]:
@@ -105,9 +126,9 @@ def pad(stream: Stream) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def packed_row(module: nn.Module, cu_seqlens: Tensor) -> Iterator[None]:
+def packed_row(module: nn.Module, row: Tensor | Rows) -> Iterator[None]:
     """Within, the attention of this module keeps inside the documents of one packed row."""
-    with _within(module, _Boundaries(cu_seqlens)):
+    with _within(module, _Boundaries(row)):
         yield
 
 
@@ -173,8 +194,8 @@ class _NotPackableError(Exception):
 def probe_layout(model: Model) -> Layout:
     """Find out how to call a body, by running it on a few tokens of made-up text.
 
-    Two documents are run alone (stock attention), then laid end to end. They must come out the
-    same, whichever stands first.
+    Documents are run alone (stock attention), then laid end to end. They must come out the same,
+    whichever stands first; and again where two that begin alike have their beginning computed once.
 
     Raises:
         ModelError: the body does not answer the same for a document given alone and padded.
@@ -189,11 +210,13 @@ def probe_layout(model: Model) -> Layout:
         with torch.no_grad():
             alone = [_stock(model, ids) for ids in (short, long)]
             for start in starts:
-                layout = Layout(False, start, takes_cache)
+                layout = Layout(False, False, start, takes_cache)
                 padded = _documents(model, [short, long], layout, packed=False)
                 if not _same(padded, alone):
                     continue
-                return Layout(_packs(model, short, long, alone, layout), start, takes_cache)
+                can_pack = _packs(model, short, long, alone, layout)
+                can_share = can_pack and _shares(model, [long[:6] + short, long], layout)
+                return replace(layout, can_pack=can_pack, can_share=can_share)
     finally:
         model.module.train(was_training)
     raise ModelError(
@@ -213,6 +236,15 @@ def _packs(
     except _NotPackableError:
         return False
     return _same(forwards, alone) and _same(backwards, alone[::-1])
+
+
+def _shares(model: Model, alike: list[list[int]], layout: Layout) -> bool:
+    alone = [_stock(model, ids) for ids in alike]
+    try:
+        shared = _documents(model, alike, replace(layout, can_share=True), packed=True, share=True)
+    except ValueError:  # attention that looks ahead
+        return False
+    return _same(shared, alone)
 
 
 def _position_starts(body: nn.Module) -> list[int | None]:
@@ -237,11 +269,17 @@ def _stock(model: Model, ids: Sequence[int]) -> Tensor:
 
 
 def _documents(
-    model: Model, documents: Sequence[Sequence[int]], layout: Layout, *, packed: bool
+    model: Model,
+    documents: Sequence[Sequence[int]],
+    layout: Layout,
+    *,
+    packed: bool,
+    share: bool = False,
 ) -> list[Tensor]:
     examples = [Encoded({"text": EncodedStream(tuple(ids))}) for ids in documents]
     stream = collate(examples).text.to(_device(model))
-    return list(torch.split(run_body(model, stream, layout, packed=packed), stream.lengths))
+    hidden_TD = run_body(model, stream, layout, packed=packed, share=share)
+    return list(torch.split(hidden_TD, stream.lengths))
 
 
 def _device(model: Model) -> torch.device:

@@ -6,7 +6,9 @@ On a CPU the row is cut into blocks (`spans.py`): neighbouring short documents s
 document is cut into several, each with the keys that it may see. The backward pass forms the scores
 again rather than keep them (`blocks.py`). Keys and values that several query heads share are never
 repeated in memory. On a CUDA device PyTorch's variable-length flash kernel
-is used where it takes the dtype, else its scaled dot product, document by document.
+is used where it takes the dtype, else its scaled dot product, document by document. Where documents
+share beginnings, q, k and v have the rows that are computed, and keys and values are handed to
+every document that reads them.
 
 Shapes: H query heads, J key heads (H = J * G), T tokens, K head size. It knows no model and no
 positions: rotary or other position information is already in q and k.
@@ -56,6 +58,8 @@ def packed_attention(
             f"k {tuple(k.shape)}, v {tuple(v.shape)}"
         )
     scale = size**-0.5 if scale is None else scale
+    if spans.keys_S is not None:
+        k, v = k[:, :, spans.keys_S], v[:, :, spans.keys_S]
     if q.is_cuda and dropout == 0.0 and q.dtype in (torch.float16, torch.bfloat16):
         return _varlen(q, k, v, spans, scale)
     if q.is_cuda or dropout > 0.0:
@@ -70,15 +74,18 @@ def by_document(
     q: Tensor, k: Tensor, v: Tensor, spans: Spans, *, scale: float, dropout: float = 0.0
 ) -> Tensor:
     """The plain path: one call of PyTorch's scaled dot product a document."""
-    bounds = spans.cu_seqlens.tolist()
     outputs = []
-    for first, last in pairwise(bounds):
-        mask = None if spans.window is None else spans.mask(Block(first, last, first, last))
+    own, all_keys = spans.cu_own.tolist(), spans.cu_seqlens.tolist()
+    for (first, last), (begin, end) in zip(pairwise(own), pairwise(all_keys), strict=True):
+        if first == last:
+            continue
+        alone = spans.window is None and last - first == end - begin
+        mask = None if alone else spans.mask(Block(first, last, begin, end))
         outputs.append(
             torch.nn.functional.scaled_dot_product_attention(
                 q[:, :, first:last],
-                k[:, :, first:last],
-                v[:, :, first:last],
+                k[:, :, begin:end],
+                v[:, :, begin:end],
                 attn_mask=mask,
                 dropout_p=dropout,
                 is_causal=spans.causal and mask is None,
@@ -92,17 +99,17 @@ def by_document(
 def _varlen(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    longest = max(spans.lengths)
     back = -1 if spans.window is None else spans.window - 1
-    starts = spans.cu_seqlens.to(device=q.device, dtype=torch.int32)
+    own, keys = (
+        starts.to(device=q.device, dtype=torch.int32) for starts in (spans.cu_own, spans.cu_seqlens)
+    )
     output_THK = varlen_attn(
         q[0].transpose(0, 1),
         k[0].transpose(0, 1),
         v[0].transpose(0, 1),
-        starts,
-        starts,
-        longest,
-        longest,
+        own,
+        keys,
+        *spans.longest,
         scale=scale,
         window_size=(back, 0 if spans.causal else back),
         enable_gqa=q.shape[1] != k.shape[1],
@@ -193,8 +200,8 @@ class _RotaryAttention(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         rotate_(qkv_TC, cos_TK, sin_TK, sum(heads))
-        q_THK, k_TJK, v_TJK = _parts(qkv_TC, heads, cos_TK.shape[-1])
-        output_THK, normaliser_HT = attend(q_THK, k_TJK, v_TJK, spans, scale)
+        parts = _read_by_all(qkv_TC, heads, cos_TK.shape[-1], spans)
+        output_THK, normaliser_HT = attend(*parts, spans, scale)
         ctx.save_for_backward(qkv_TC, cos_TK, sin_TK, output_THK, normaliser_HT)
         ctx.heads, ctx.spans, ctx.scale = heads, spans, scale
         return output_THK.view(output_THK.shape[0], -1)
@@ -205,17 +212,37 @@ class _RotaryAttention(torch.autograd.Function):
         qkv_TC, cos_TK, sin_TK, output_THK, normaliser_HT = ctx.saved_tensors
         size = cos_TK.shape[-1]
         back_TC = torch.empty_like(qkv_TC)
+        gradients = _parts(back_TC, ctx.heads, size)
+        keys_S = ctx.spans.keys_S
+        if keys_S is not None:
+            joint_SNK = qkv_TC.new_zeros(len(keys_S), 2 * ctx.heads[1], size)
+            gradients = (gradients[0], *torch.split(joint_SNK, ctx.heads[1], 1))
         attend_backward(
             grad_TC.reshape(output_THK.shape),
-            _parts(qkv_TC, ctx.heads, size),
+            _read_by_all(qkv_TC, ctx.heads, size, ctx.spans),
             output_THK,
             normaliser_HT,
             ctx.spans,
             ctx.scale,
-            _parts(back_TC, ctx.heads, size),
+            gradients,
         )
+        if keys_S is not None:
+            own_TC = back_TC[:, ctx.heads[0] * size :].zero_()
+            own_TC.index_add_(0, keys_S, joint_SNK.flatten(1))
         rotate_(back_TC, cos_TK, sin_TK, sum(ctx.heads), backward=True)
         return back_TC, None, None, None, None, None
+
+
+def _read_by_all(
+    qkv_TC: Tensor, heads: tuple[int, int], size: int, spans: Spans
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, k and v, those of a shared beginning handed to each document that reads them."""
+    q_THK, k_TJK, v_TJK = _parts(qkv_TC, heads, size)
+    if spans.keys_S is None:
+        return q_THK, k_TJK, v_TJK
+    joint_SC = qkv_TC[:, heads[0] * size :][spans.keys_S]
+    k_SJK, v_SJK = torch.split(joint_SC.view(len(joint_SC), -1, size), heads[1], 1)
+    return q_THK, k_SJK, v_SJK
 
 
 def _parts(qkv_TC: Tensor, heads: tuple[int, int], size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -162,7 +162,7 @@ void attention_backward(product gemm, const float *q, const float *k, const floa
         for (size segment = 0; segment < count; segment++)
             for (size j = 0; j < key_heads; j++) {
                 const int64_t *run = segments + 2 * segment;
-                for (size t = blocks[4 * run[0]]; t < blocks[4 * run[1] - 3]; t++) {
+                for (size t = blocks[4 * run[0] + 2]; t < blocks[4 * run[1] - 1]; t++) {
                     memset(gk + t * k_stride + j * head, 0, (size_t)head * sizeof *gk);
                     memset(gv + t * k_stride + j * head, 0, (size_t)head * sizeof *gv);
                 }

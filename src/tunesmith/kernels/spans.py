@@ -5,6 +5,9 @@
     d2       x .                                        [3,4) [3,5)
     d3           x . . .                                [5,6) [5,7) [5,8) [5,9)
 
+Where documents begin alike, the rows of the beginning are computed once (`Rows`): a document then
+has queries for its own rows only, the last ones, and keys for all of its tokens.
+
 Made once a batch and used by every layer. It knows no attention, only places in a row of T tokens.
 """
 
@@ -37,16 +40,36 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Documents that have beginnings in common, of which each is computed once.
+
+    Attributes:
+        cu_seqlens: where each document begins in the row of S keys, and the end.
+        cu_own: where its own rows begin among the T that are computed; they are its last ones.
+        keys_S: for each key the computed row whose key and value it has.
+    """
+
+    cu_seqlens: Tensor
+    cu_own: Tensor
+    keys_S: Tensor
+
+
+@dataclass(frozen=True)
 class Spans:
     """Who sees whom in a packed row.
 
     Attributes:
+        cu_seqlens: where the keys of each document begin, and the end.
+        cu_own: where its queries begin; the same, unless beginnings are shared.
+        keys_S: the computed row of each key; None where every token is its own.
         low_T, high_T: bounds of the keys that query t sees: `low <= key < high` (int32).
         blocks: every query once, in order.
         segments: runs of blocks `[first, last)` that share no keys with any other.
     """
 
     cu_seqlens: Tensor
+    cu_own: Tensor
+    keys_S: Tensor | None
     causal: bool
     window: int | None
     low_T: Tensor
@@ -55,9 +78,9 @@ class Spans:
     segments: tuple[tuple[int, int], ...]
 
     @cached_property
-    def lengths(self) -> tuple[int, ...]:
-        """Tokens of each document."""
-        return tuple(torch.diff(self.cu_seqlens).tolist())
+    def longest(self) -> tuple[int, int]:
+        """Most queries and most keys of any document."""
+        return int(torch.diff(self.cu_own).max()), int(torch.diff(self.cu_seqlens).max())
 
     @cached_property
     def blocks_N4(self) -> Tensor:
@@ -84,39 +107,60 @@ class Spans:
 
 
 def document_spans(
-    cu_seqlens: Tensor, *, causal: bool, window: int | None = None, block_rows: int = BLOCK_ROWS
+    row: Tensor | Rows, *, causal: bool, window: int | None = None, block_rows: int = BLOCK_ROWS
 ) -> Spans:
     """Work out the ranges and blocks of a packed row.
 
     Args:
-        cu_seqlens: where each document begins, and the end: N + 1 whole numbers from 0 to T.
+        row: where each document begins, and the end: N + 1 whole numbers from 0 to T; or the
+            documents with the beginnings that they share, where attention is causal.
         causal: each query sees the keys up to its own place.
         window: how many keys back a query sees, itself included (sliding-window attention); for
             attention in both directions, how far to either side.
         block_rows: most queries of one block.
+
+    Raises:
+        ValueError: beginnings are shared, and attention looks ahead.
     """
-    bounds = cu_seqlens.tolist()
-    lengths = torch.diff(cu_seqlens).long()
-    places_T = torch.arange(bounds[-1], device=cu_seqlens.device)
-    starts_T = torch.repeat_interleave(cu_seqlens[:-1].long(), lengths)
-    ends_T = torch.repeat_interleave(cu_seqlens[1:].long(), lengths)
-    high_T = places_T + 1 if causal else ends_T
-    low_T = starts_T
-    if window is not None:
-        low_T = torch.maximum(low_T, places_T - (window - 1))
-        high_T = torch.minimum(high_T, places_T + window)
-    low_T, high_T = low_T.int().contiguous(), high_T.int().contiguous()
+    rows = row if isinstance(row, Rows) else None
+    if rows is not None and not causal:
+        raise ValueError("what comes after a shared beginning differs, so nothing may look ahead")
+    cu_seqlens, cu_own = (rows.cu_seqlens, rows.cu_own) if rows else (row, row)
+    assert isinstance(cu_seqlens, Tensor)
+    assert isinstance(cu_own, Tensor)
+    low_T, high_T = _ranges(cu_seqlens, cu_own, causal, window)
     lows, highs = low_T.tolist(), high_T.tolist()
     blocks: list[Block] = []
     segments: list[tuple[int, int]] = []
-    for first, last in _shared(bounds, block_rows):
+    for first, last in _shared(cu_own.tolist(), block_rows):
         begin = len(blocks)
-        rows = min(block_rows, max(16, BLOCK_SCORES // (last - first)))
-        pieces = math.ceil((last - first) / rows)
+        keys = max(highs[first:last]) - min(lows[first:last])
+        limit = min(block_rows, max(16, BLOCK_SCORES // keys))
+        pieces = math.ceil((last - first) / limit)
         cuts = [first + (last - first) * piece // pieces for piece in range(pieces + 1)]
         blocks += (Block(a, b, min(lows[a:b]), max(highs[a:b])) for a, b in pairwise(cuts))
         segments.append((begin, len(blocks)))
-    return Spans(cu_seqlens, causal, window, low_T, high_T, tuple(blocks), tuple(segments))
+    keys_S = rows.keys_S if rows else None
+    return Spans(
+        cu_seqlens, cu_own, keys_S, causal, window, low_T, high_T, tuple(blocks), tuple(segments)
+    )
+
+
+def _ranges(
+    cu_seqlens: Tensor, cu_own: Tensor, causal: bool, window: int | None
+) -> tuple[Tensor, Tensor]:
+    """Bounds of the keys that each query sees; a document's queries are its last tokens."""
+    own_N = torch.diff(cu_own).long()
+    starts_T, ends_T = (
+        torch.repeat_interleave(bound.long(), own_N) for bound in (cu_seqlens[:-1], cu_seqlens[1:])
+    )
+    own_ends_T = torch.repeat_interleave(cu_own[1:].long(), own_N)
+    places_T = torch.arange(len(own_ends_T), device=cu_own.device) - own_ends_T + ends_T
+    low_T, high_T = starts_T, places_T + 1 if causal else ends_T
+    if window is not None:
+        low_T = torch.maximum(low_T, places_T - (window - 1))
+        high_T = torch.minimum(high_T, places_T + window)
+    return low_T.int().contiguous(), high_T.int().contiguous()
 
 
 def _shared(bounds: list[int], rows: int) -> list[tuple[int, int]]:
