@@ -142,6 +142,7 @@ class RoofFacts(BaseModel):
     measured: str = ""
     spread: float = 0.0
 
+    busy: bool = False
 
 class Summary(BaseModel):
     """`summary.json`."""

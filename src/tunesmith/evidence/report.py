@@ -22,6 +22,7 @@ from tunesmith.evidence import figures, plots
 from tunesmith.evidence.advice import advise
 from tunesmith.evidence.files import Evidence, Example, Metrics, Summary, read_evidence
 from tunesmith.evidence.verdict import state
+from tunesmith.evidence.utilisation import utilisation
 
 SHOWN_EXAMPLES = 10
 FILE_NAME = "report.html"
@@ -71,6 +72,7 @@ def render(evidence: Evidence) -> str:
         rows=_rows(evidence.metrics),
         curves=_curves(evidence),
         chosen=choose_examples(evidence.examples),
+        utilisation=utilisation(evidence.summary),
         changes_plot=_changes_plot(evidence.examples),
         improved=sum(example.improvement > 0 for example in evidence.examples),
         measured=len(evidence.examples),
@@ -195,6 +197,11 @@ def _curves(evidence: Evidence) -> list[tuple[str, Markup]]:
             name = field.replace("_", "-")
             drawn.append((title, Markup(plots.curve(name, f"{title} over the steps", [line]))))
     return drawn
+    shares = [(step, 100 * share) for step, share in _points(evidence, "mfu")]
+    if shares:
+        title = "Model FLOPs utilisation, %"
+        line = plots.Line("utilisation", shares, raw=True)
+        drawn.append((title, Markup(plots.curve("mfu", f"{title}, over the steps", [line]))))
 
 
 def _points(evidence: Evidence, field: str) -> list[tuple[float, float]]:
@@ -220,6 +227,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Learning took", figures.duration(summary.seconds)),
         ("Tokens per second", figures.count(summary.tokens_per_second)),
         ("Processor", str(hardware.get("cpu") or figures.NONE)),
+        *_speed_facts(summary),
         ("Cores", str(hardware.get("cores") or figures.NONE)),
         ("GPU", str(hardware.get("gpu") or "none")),
     ]
@@ -229,6 +237,13 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _parts(summary: Summary) -> list[dict[str, Any]]:
+def _speed_facts(summary: Summary) -> list[tuple[str, str]]:
+    if summary.mfu is None or summary.roof is None:
+        return []
+    roof = figures.rate(summary.roof.flops_per_second, "FLOP/s")
+    return [("FLOPs utilisation (MFU)", f"{figures.share(summary.mfu)} of {roof}")]
+
+
     data = summary.data
     parts = (("train", data.train), ("validation", data.validation), ("test", data.test))
     return [
