@@ -165,7 +165,7 @@ class Loop:
 
     def _speed(self) -> str:
         speed = f"{self.progress.tokens / self.progress.seconds:.0f} tokens/s"
-        return speed if self.progress.mfu is None else f"{speed}  MFU {self.progress.mfu:.0%}"
+        return speed if self.progress.mfu is None else f"{speed}  MFU {self.progress.mfu:.1%}"
 
     def _learn(self, step: Step, number: int) -> dict[str, float]:
         terms = dict.fromkeys(step.counts, 0.0)
