@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels.blocks import attend, attend_backward, softmax_dtype
+from tunesmith.kernels.blocks import Three, attend, attend_backward, softmax_dtype
 from tunesmith.kernels.rotary import rotate_
 from tunesmith.kernels.spans import Block, Spans, document_spans
 
@@ -212,11 +212,12 @@ class _RotaryAttention(torch.autograd.Function):
         qkv_TC, cos_TK, sin_TK, output_THK, normaliser_HT = ctx.saved_tensors
         size = cos_TK.shape[-1]
         back_TC = torch.empty_like(qkv_TC)
-        gradients = _parts(back_TC, ctx.heads, size)
+        gradients: Three = _parts(back_TC, ctx.heads, size)
         keys_S = ctx.spans.keys_S
         if keys_S is not None:
             joint_SNK = qkv_TC.new_zeros(len(keys_S), 2 * ctx.heads[1], size)
-            gradients = (gradients[0], *torch.split(joint_SNK, ctx.heads[1], 1))
+            gk_SJK, gv_SJK = torch.split(joint_SNK, ctx.heads[1], 1)
+            gradients = (gradients[0], gk_SJK, gv_SJK)
         attend_backward(
             grad_TC.reshape(output_THK.shape),
             _read_by_all(qkv_TC, ctx.heads, size, ctx.spans),
