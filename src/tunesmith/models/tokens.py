@@ -85,7 +85,7 @@ def tokenizer_facts(tokenizer: Any, rows: int | None) -> TokenizerFacts:
     special = tuple(
         SpecialToken(role, text, vocabulary[text])
         for role in _ROLES
-        if (text := getattr(tokenizer, f"{role}_token", None)) in vocabulary
+        if isinstance(text := getattr(tokenizer, f"{role}_token", None), str) and text in vocabulary
     )
     longest = tokenizer.model_max_length
     return TokenizerFacts(
