@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tunesmith.data.batch import Batch
+from tunesmith.data.batch import Batch, Stream
 from tunesmith.engine.checkpointing import Held, LayerCheckpoints
 from tunesmith.engine.fusion import fused
 from tunesmith.engine.generation import Generated, Sampling, generate, stream
@@ -76,6 +76,7 @@ class Engine:
         self.kernels = fused(model, dtype) if fuse else {}
         self.checkpoints = LayerCheckpoints(model)
         self._frozen_prefix = _frozen_prefix(model)
+        self._drops = _drops(model.module)
         self._training: bool | None = None
 
     def forward(self, batch: Batch, readout: type[R], adapter: Adapter = "on") -> R:
@@ -121,9 +122,7 @@ class Engine:
         """Return what the backward pass would hold of this batch's way through the body."""
         text = batch.to(self.device).text
         with self._mode(training=True), computing(self.dtype, self.device):
-            return self.checkpoints.measure(
-                lambda: run_body(self.model, text, self.layout, packed=self.packed)
-            )
+            return self.checkpoints.measure(lambda: self._hidden(text))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: Adapter = "on"
@@ -167,11 +166,15 @@ class Engine:
 
     def _read(self, batch: Batch, readout: type[Any], token_weights: Tensor | None) -> Any:
         with computing(self.dtype, self.device):
-            hidden_TD = run_body(self.model, batch.text, self.layout, packed=self.packed)
+            hidden_TD = self._hidden(batch.text)
             weights = token_weights if readout is TokenLogProbs else None
             return read(
                 self.model, hidden_TD, batch.text, readout, self.logit_shape, token_weights=weights
             )
+
+    def _hidden(self, stream: Stream) -> Tensor:
+        share = not (self._training and self._drops)
+        return run_body(self.model, stream, self.layout, packed=self.packed, share=share)
 
     @contextmanager
     def _mode(self, *, training: bool) -> Iterator[None]:
@@ -207,3 +210,16 @@ def _frozen_prefix(model: Model) -> list[nn.Module]:
             break
         prefix.append(module)
     return prefix
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether anything in a module is dropped at random in training.
+
+    Documents that share a beginning would share what is dropped of it.
+    """
+    return any(
+        value > 0.0
+        for part in module.modules()
+        for name, value in vars(part).items()
+        if isinstance(value, float) and ("dropout" in name or isinstance(part, nn.Dropout))
+    )
