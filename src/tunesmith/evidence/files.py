@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, TypeVar
 
 import yaml
@@ -141,8 +142,8 @@ class RoofFacts(BaseModel):
     source: str = ""
     measured: str = ""
     spread: float = 0.0
-
     busy: bool = False
+
 
 class Summary(BaseModel):
     """`summary.json`."""
@@ -220,21 +221,21 @@ def read_evidence(run_dir: Path) -> Evidence:
     Raises:
         InputError: a file is missing, damaged, or of another schema version.
     """
-    metrics = _read_json(run_dir / "evaluation" / "metrics.json", Metrics)
+    metrics = _read_json(run_dir, "evaluation/metrics.json", Metrics)
     if metrics.primary not in metrics.metrics:
         raise InputError(
             f"The deciding metric {metrics.primary!r} was not measured.",
             where=str(run_dir / "evaluation" / "metrics.json"),
         )
     events = read_events(run_dir / "events.jsonl")
-    recipe = _read_text(run_dir / "recipe.yaml")
+    recipe = _read_text(run_dir, "recipe.yaml")
     return Evidence(
         recipe=recipe,
         keeps_best=_keeps_best(recipe, run_dir / "recipe.yaml"),
         steps=[event for event in events if "validation" not in event],
         validations=[event for event in events if "validation" in event],
         metrics=metrics,
-        summary=_read_json(run_dir / "summary.json", Summary),
+        summary=_read_json(run_dir, "summary.json", Summary),
         examples=_read_examples(run_dir / "evaluation" / "predictions.parquet", metrics.deciding),
     )
 
@@ -242,9 +243,10 @@ def read_evidence(run_dir: Path) -> Evidence:
 M = TypeVar("M", Metrics, Summary)
 
 
-def _read_json(path: Path, model: type[M]) -> M:
+def _read_json(run_dir: Path, name: str, model: type[M]) -> M:
+    path = run_dir / name
     try:
-        found = model.model_validate_json(_read_text(path))
+        found = model.model_validate_json(_read_text(run_dir, name))
     except ValidationError as error:
         first = error.errors()[0]
         field = "".join(f"{part}: " for part in first["loc"])
@@ -274,14 +276,14 @@ def _keeps_best(recipe: str, path: Path) -> bool:
     return bool(training.get("keep_best"))
 
 
-def _read_text(path: Path) -> str:
+def _read_text(run_dir: Path, name: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return (run_dir / name).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(
-            f"This run has no {path.name}: it has not finished.",
-            where=str(path.parent),
-            fix="Go on with it: tunesmith train --resume RUN.",
+            f"This run has no {name}: it has not finished.",
+            where=str(run_dir),
+            fix=f"Go on with it: tunesmith train --resume {quote(str(run_dir))}",
         ) from None
 
 

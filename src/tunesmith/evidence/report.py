@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,8 +22,8 @@ from tunesmith.errors import RunError
 from tunesmith.evidence import figures, plots
 from tunesmith.evidence.advice import advise
 from tunesmith.evidence.files import Evidence, Example, Metrics, Summary, read_evidence
-from tunesmith.evidence.verdict import state
 from tunesmith.evidence.utilisation import utilisation
+from tunesmith.evidence.verdict import state
 
 SHOWN_EXAMPLES = 10
 FILE_NAME = "report.html"
@@ -45,7 +46,7 @@ def write_report(run_dir: Path) -> Path:
         raise RunError(
             f"The report could not be written: {error.strerror}.",
             where=str(path),
-            fix="Make room or set the permissions, then: tunesmith report RUN.",
+            fix=f"Make room or set the permissions, then: tunesmith report {quote(str(run_dir))}",
         ) from error
     return path
 
@@ -71,8 +72,8 @@ def render(evidence: Evidence) -> str:
         interval_plot=_interval_plot(evidence.metrics),
         rows=_rows(evidence.metrics),
         curves=_curves(evidence),
-        chosen=choose_examples(evidence.examples),
         utilisation=utilisation(evidence.summary),
+        chosen=choose_examples(evidence.examples),
         changes_plot=_changes_plot(evidence.examples),
         improved=sum(example.improvement > 0 for example in evidence.examples),
         measured=len(evidence.examples),
@@ -196,12 +197,12 @@ def _curves(evidence: Evidence) -> list[tuple[str, Markup]]:
             line = plots.Line(title.lower(), points, raw=field != "learning_rate")
             name = field.replace("_", "-")
             drawn.append((title, Markup(plots.curve(name, f"{title} over the steps", [line]))))
-    return drawn
     shares = [(step, 100 * share) for step, share in _points(evidence, "mfu")]
     if shares:
         title = "Model FLOPs utilisation, %"
         line = plots.Line("utilisation", shares, raw=True)
         drawn.append((title, Markup(plots.curve("mfu", f"{title}, over the steps", [line]))))
+    return drawn
 
 
 def _points(evidence: Evidence, field: str) -> list[tuple[float, float]]:
@@ -226,8 +227,8 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Tokens", figures.count(summary.tokens)),
         ("Learning took", figures.duration(summary.seconds)),
         ("Tokens per second", figures.count(summary.tokens_per_second)),
-        ("Processor", str(hardware.get("cpu") or figures.NONE)),
         *_speed_facts(summary),
+        ("Processor", str(hardware.get("cpu") or figures.NONE)),
         ("Cores", str(hardware.get("cores") or figures.NONE)),
         ("GPU", str(hardware.get("gpu") or "none")),
     ]
@@ -236,7 +237,6 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _parts(summary: Summary) -> list[dict[str, Any]]:
 def _speed_facts(summary: Summary) -> list[tuple[str, str]]:
     if summary.mfu is None or summary.roof is None:
         return []
@@ -244,6 +244,7 @@ def _speed_facts(summary: Summary) -> list[tuple[str, str]]:
     return [("FLOPs utilisation (MFU)", f"{figures.share(summary.mfu)} of {roof}")]
 
 
+def _parts(summary: Summary) -> list[dict[str, Any]]:
     data = summary.data
     parts = (("train", data.train), ("validation", data.validation), ("test", data.test))
     return [
