@@ -111,7 +111,7 @@ def refused(said, code: int, *parts: str) -> None:
 @pytest.mark.parametrize(
     ("name", "what", "fix"),
     [
-        ("whole", "runs/whole: There is already a run called 'whole'", "--resume whole"),
+        ("whole", "runs/whole: There is already a run called 'whole'", "--resume runs/whole"),
         ("../away", "--name: A run cannot be called '../away'", "without slashes"),
         ("..", "A run cannot be called '..'", "without slashes"),
         ("", "A run cannot be called ''", "without slashes"),
@@ -259,13 +259,15 @@ def test_a_run_that_another_process_is_at_work_on_is_refused(job, command) -> No
 )
 def test_an_unfinished_run_is_not_used(job, command, arguments) -> None:
     before = snapshot(job)
-    refused(command(*arguments), 2, "it has not finished", "tunesmith train --resume")
+    advice = "tunesmith train --resume runs/begun"
+    refused(command(*arguments), 2, "it has not finished", advice)
     assert snapshot(job) == before
 
 
 def test_nobody_chats_with_an_unfinished_run(job, command, monkeypatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("hello\n"))
-    refused(command("chat", "begun"), 2, "it has not finished", "tunesmith train --resume begun")
+    advice = "tunesmith train --resume runs/begun"
+    refused(command("chat", "begun"), 2, "it has not finished", advice)
 
 
 def test_a_finished_run_whose_model_is_gone_says_so(job, command) -> None:
@@ -322,6 +324,13 @@ def _full_for_events(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Events, "__init__", on_a_full_device)
 
 
+def _full_for_naming_the_latest(patch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise FULL_DISK
+
+    patch.setattr("tunesmith.training.checkpoints.Checkpoints._name_latest", fail)
+
+
 def _full_for_the_model(patch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise FULL_DISK
@@ -350,6 +359,7 @@ def _full_for_json(patch: pytest.MonkeyPatch) -> None:
 STAGES = {
     "checkpoints": _full_for_checkpoints,
     "events": _full_for_events,
+    "the name of the latest checkpoint": _full_for_naming_the_latest,
     "predictions": _full_for_predictions,
     "the model": _full_for_the_model,
     "the summary": _full_for_json,
@@ -362,8 +372,10 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on(job, command, monkeypatch
     with monkeypatch.context() as patch:
         STAGES[stage](patch)
         refused(
-            command("train", "recipe.yaml", "--name", "full"), 1, "No space left on device", "Free"
-        )
+            command("train", "recipe.yaml", "--name", "full"), 1, "No space left on device",
+            "Free some space or set the permissions, then go on with:"
+            " tunesmith train --resume runs/full",
+        )  # fmt: skip
     left = [path.name for path in (job / "runs" / "full").rglob("*") if path.is_file()]
     assert not [name for name in left if name.endswith((".part", ".tmp"))]
     assert command("train", "--resume", "full").code == 0
@@ -382,7 +394,7 @@ def test_a_full_disk_for_the_report_leaves_a_finished_run(job, command, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", fail)
         said = command("train", "recipe.yaml", "--name", "full")
-    refused(said, 1, "report could not be written: No space left", "tunesmith report RUN")
+    refused(said, 1, "report could not be written: No space left", "tunesmith report runs/full")
     assert command("predict", "full", "hello").code == 0
     assert command("report", "full").code == 0
     assert (job / "runs" / "full" / "report.html").is_file()

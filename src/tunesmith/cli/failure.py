@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import tempfile
 import traceback
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def _interrupted(error: KeyboardInterrupt) -> Failure:
     return Failure(
         f"{said[:1].upper()}{said[1:]}." if said else "Interrupted.",
         None,
-        f"Go on with: tunesmith train --resume {run}"
+        f"Go on with: tunesmith train --resume {shlex.quote(run)}"
         if run
         else "A run that has a checkpoint goes on with: tunesmith train --resume RUN",
         INTERRUPTED,

@@ -17,6 +17,7 @@ import numpy as np
 
 from tunesmith.errors import RunError
 from tunesmith.evaluation.significance import Comparison, MetricComparison
+from tunesmith.models.atomic import unwritable
 from tunesmith.tasks.base import ExampleScore, Metric
 
 if TYPE_CHECKING:
@@ -118,11 +119,7 @@ def write_predictions(
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise RunError(
-            f"Could not write: {error.strerror or error}.",
-            where=str(path),
-            fix="Free some space or choose a folder that you may write, then run it again.",
-        ) from error
+        raise unwritable(error, path) from error
 
 
 def metrics_json(

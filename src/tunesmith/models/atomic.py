@@ -21,6 +21,13 @@ from safetensors import SafetensorError
 from tunesmith.errors import RunError
 
 
+class UnwritableError(RunError):
+    """The disk is full, or a place may not be written.
+
+    The advice is to do it all again; who knows of a shorter way from there says so instead.
+    """
+
+
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
     """Give an empty folder to fill; when the block ends well, it becomes `folder`.
@@ -67,9 +74,9 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def unwritable(error: OSError, place: Path) -> RunError:
+def unwritable(error: OSError, place: Path) -> UnwritableError:
     """Return the error to raise when `place` could not be written."""
-    return RunError(
+    return UnwritableError(
         f"Could not write: {error.strerror or error}.",
         where=str(error.filename or place),
         fix="Free some space or choose a folder that you may write, then run it again.",

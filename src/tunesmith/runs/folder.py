@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -136,6 +137,11 @@ class RunFolder:
             fix=suggest(str(run), known) if known else f"No run lies in {runs_dir}/ yet.",
         )
 
+    @property
+    def resume_command(self) -> str:
+        """What to type to go on with this run: by its path, so that it needs no --runs-dir."""
+        return f"tunesmith train --resume {shlex.quote(str(self.path))}"
+
     def discard(self) -> None:
         """Remove the directory of a run that never began, and the folder of runs made for it."""
         shutil.rmtree(self.path)
@@ -200,7 +206,7 @@ class RunFolder:
             raise InputError(
                 f"This run has no {path.name} yet: it has not finished.",
                 where=str(self.path),
-                fix=f"Go on with it: tunesmith train --resume {self.path.name}.",
+                fix=f"Go on with it: {self.resume_command}",
             ) from None
         except ValueError as error:
             raise InputError(f"Not readable as JSON: {error}.", where=str(path)) from error
@@ -221,7 +227,7 @@ def _taken(path: Path) -> InputError:
         return InputError(
             f"There is already a run called {path.name!r}.",
             where=str(path),
-            fix=f"Choose another --name, or go on with it: --resume {path.name}.",
+            fix=f"Choose another --name, or go on with it: {RunFolder(path).resume_command}",
         )
     return InputError(
         "There is something of that name already, which is no run.",

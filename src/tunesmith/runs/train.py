@@ -8,6 +8,7 @@ resumed run takes up at the stage, and in training at the step, where it was sto
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.console import Console
+from tunesmith.errors import RunError
 from tunesmith.evidence.report import write_report
+from tunesmith.models.atomic import UnwritableError, unwritable
 from tunesmith.recipes.load import load_recipe
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.hardware import differs, hardware
@@ -28,6 +31,8 @@ from tunesmith.runs.result import save_result
 from tunesmith.runs.run import Run
 from tunesmith.runs.summary import write_summary
 from tunesmith.training.guards import Interrupted
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
 def train(
@@ -101,11 +106,26 @@ def default_name(recipe: str | Path | Mapping[str, Any]) -> str:
 
 @contextmanager
 def _resumable(folder: RunFolder) -> Iterator[None]:
-    """Let an interruption say which run to go on with."""
+    """Let an interruption, and a disk that is full, say how to go on with the run.
+
+    Raises:
+        Interrupted, RunError: what it was, with the command that goes on.
+    """
     try:
         yield
     except KeyboardInterrupt as error:
         raise Interrupted(str(error), run=str(folder.path)) from None
+    except UnwritableError as error:
+        raise _stopped(error, folder) from error
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise _stopped(unwritable(error, folder.path), folder) from error
+
+
+def _stopped(error: UnwritableError, folder: RunFolder) -> RunError:
+    fix = f"Free some space or set the permissions, then go on with: {folder.resume_command}"
+    return RunError(error.what, where=error.where, fix=fix)
 
 
 def _finish(folder: RunFolder, prepared: Prepared, console: Console) -> Run:
