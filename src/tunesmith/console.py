@@ -26,13 +26,16 @@ from rich.table import Table
 
 
 class Bar:
-    """A running progress display: `advance` it; `status` is free text beside it."""
+    """A running progress display: `advance` it; `status` is free text beside it.
 
-    def __init__(self, console: RichConsole, title: str, total: int) -> None:
+    What was `done` before, by another process, says nothing of how fast this one is.
+    """
+
+    def __init__(self, console: RichConsole, title: str, total: int, done: int = 0) -> None:
         self._console = console
         self._title = title
         self._total = total
-        self._done = 0
+        self._done = self._before = done
         self._status = ""
         self._said_at = self._began_at = time.monotonic()
         self._progress: Progress | None = None
@@ -47,7 +50,7 @@ class Bar:
                 TextColumn("{task.fields[status]}"),
                 console=console,
             )
-            self._task = self._progress.add_task(title, total=total, status="")
+            self._task = self._progress.add_task(title, total=total, completed=done, status="")
 
     def advance(self, steps: int = 1, status: str = "") -> None:
         """Move on by `steps` and show `status`, such as `312 tokens/s  loss 2.31`."""
@@ -61,9 +64,10 @@ class Bar:
             self._console.print(f"{done}  {self._eta()}  {status}")
 
     def _eta(self) -> str:
-        if not self._done:
+        here = self._done - self._before
+        if not here:
             return ""
-        seconds = (time.monotonic() - self._began_at) / self._done * (self._total - self._done)
+        seconds = (time.monotonic() - self._began_at) / here * (self._total - self._done)
         return f"eta {seconds:.0f} s"
 
     def __enter__(self) -> Bar:
@@ -74,7 +78,7 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         if self._progress is not None:
             self._progress.stop()
-        elif self._done:
+        elif self._done > self._before:
             seconds = time.monotonic() - self._began_at
             self._console.print(
                 f"{self._title} {self._done}/{self._total} in {seconds:.1f} s  {self._status}"
@@ -116,9 +120,9 @@ class Console:
         self.rich.print(table)
 
     @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Bar]:
-        """Show progress over `total` units of work."""
-        with Bar(self.rich, title, total) as bar:
+    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Bar]:
+        """Show progress over `total` units of work, of which `done` were done before."""
+        with Bar(self.rich, title, total, done) as bar:
             yield bar
 
 

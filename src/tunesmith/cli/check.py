@@ -63,7 +63,8 @@ def _describe(found: CheckDocument, out: Output) -> None:
     lines = {
         "model": f"{found.model} ({found.kind}, {count(found.parameters)} parameters)",
         "task": found.task,
-        "technique": f"{found.technique}: {count(found.trainable_parameters)} learn ({learns:.2%})",
+        "technique": f"{found.technique}: {count(found.trainable_parameters)} parameters learn"
+        f" ({learns:.2%} of the model's number)",
         "format": found.format,
         "steps": count(found.steps),
         "memory": f"about {size(found.memory_bytes)}",

@@ -192,8 +192,10 @@ class CheckDocument(Document):
     exact_duplicates: list[RecordDetails] = Field(description="records that stand twice in train")
     near_duplicates: list[RecordDetails] = Field(description="records nearly the same as another")
     leaks: list[RecordDetails] = Field(description="test records that stand in train as well")
-    parameters: int = Field(description="parameters of the model")
-    trainable_parameters: int = Field(description="parameters that will learn")
+    parameters: int = Field(description="parameters of the model, without what is added to learn")
+    trainable_parameters: int = Field(
+        description="parameters that will learn: the model's own, or added ones"
+    )
     steps: int = Field(description="optimiser steps")
     memory_bytes: int = Field(description="estimated largest memory")
     seconds: float | None = Field(description="estimated time of the training loop")

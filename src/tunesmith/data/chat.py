@@ -17,6 +17,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from tunesmith.data.batch import Cut, EncodedStream
@@ -49,10 +50,12 @@ class ChatEncoder:
         template: the template's source; None for the tokenizer's own or, where it has none,
             the default `plain` (see `template.PLAIN_TEMPLATE`).
         variables: further variables of the template, such as `{"enable_thinking": False}`.
+        today: the date that a template which writes it is told; by default today's.
 
     Attributes:
         template: the source in use: what must be saved with the model and serve it.
         facts: what the template does.
+        today: the date that it is told.
         stop_ids: tokens that end an answer.
 
     Raises:
@@ -64,8 +67,9 @@ class ChatEncoder:
         tokenizer: Any,
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
+        today: date | None = None,
     ) -> None:
-        self._template = ChatTemplate(tokenizer, template, variables)
+        self._template = ChatTemplate(tokenizer, template, variables, today)
         self._tokens = ChatTokens(tokenizer, self._template.control)
         self._spans = TurnSpans(self._template)
         self._spoken = _spoken_tokens(tokenizer, self.facts)
@@ -77,6 +81,10 @@ class ChatEncoder:
     @property
     def template(self) -> str:
         return self._template.source
+
+    @property
+    def today(self) -> date:
+        return self._template.today
 
     @property
     def facts(self) -> TemplateFacts:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 from tunesmith.data.records import Message
@@ -34,6 +35,15 @@ PLAIN_TEMPLATE = """\
 Roles are plain words, yet cannot be forged: a turn begins only after an end-of-text token, which
 a user's text never becomes.
 """
+
+
+_FIXED_DATE = (
+    "{%- macro strftime_now(format) -%}{%- set made = namespace(text=format) -%}"
+    "{%- for code, text in tunesmith_date.items() -%}"
+    "{%- set made.text = made.text.replace(code, text) -%}{%- endfor -%}"
+    "{{- made.text -}}{%- endmacro %}\n"
+)
+"""Put before a template that asks for the time: it is answered by one date, midnight, for ever."""
 
 
 class TemplateRefusalError(Exception):
@@ -58,6 +68,7 @@ class TemplateFacts:
         drops_reasoning: thoughts of earlier turns are left out.
         trims: white space around an answer is removed.
         system, tools, calls: whether system messages, the tools on offer, and calls are written.
+        dated: the date is written.
     """
 
     name: str
@@ -74,6 +85,7 @@ class TemplateFacts:
     system: bool
     tools: bool
     calls: bool
+    dated: bool
 
     def sentences(self) -> list[str]:
         """Return what a user should know of it, a sentence each."""
@@ -94,6 +106,11 @@ class TemplateFacts:
             said.append("It removes white space around answers.")
         if not self.system:
             said.append("It has no place for system messages.")
+        if self.dated:
+            said.append(
+                "It writes the date: a run keeps that of the day on which it began, also when it is"
+                " resumed, measured again or used."
+            )
         return said
 
 
@@ -105,21 +122,31 @@ class ChatTemplate:
         template: the template's source; None for the tokenizer's own, or `PLAIN_TEMPLATE` where
             it has none.
         variables: further variables of the template, such as `enable_thinking`.
+        today: what a template that writes the date is told, as long as this object lives; by
+            default the day on which it was made.
 
     Raises:
         ModelError: the template cannot be learnt with.
     """
 
     def __init__(
-        self, tokenizer: Any, template: str | None, variables: Mapping[str, Any] | None = None
+        self,
+        tokenizer: Any,
+        template: str | None,
+        variables: Mapping[str, Any] | None = None,
+        today: date | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._variables = dict(variables or {})
+        self.today = today or datetime.now().astimezone().date()
         self.name = "given" if template else "the model's own"
         if template is None and not tokenizer.chat_template:
             self.name, template = "plain", _plain_template(tokenizer)
         self.source = template or tokenizer.get_chat_template()
         self._given = template
+        if _ASKS_THE_TIME in self.source:
+            self._given = _FIXED_DATE + self.source
+            self._variables["tunesmith_date"] = _directives(self.today)
         self.control = control_tokens(tokenizer, self.source)
         self._in_parts = self._text_arguments = False
         self.facts = self._study()
@@ -191,6 +218,7 @@ class ChatTemplate:
             system=_shows(self, [Message(role="system", content=_SYSTEM), *_ONE], _SYSTEM),
             tools=_shows(self, _ONE, _TOOL, _TOOLS),
             calls=_shows(self, _CALL, _CITY, _TOOLS),
+            dated=self._dated(),
         )
 
     def _unfit(self, why: str) -> ModelError:
@@ -260,6 +288,17 @@ class ChatTemplate:
         opening = re.match(rf"\s*({self.control.pattern})", more[len(text) :])
         return [opening.group(1)] if opening and more.startswith(text) else []
 
+    def _dated(self) -> bool:
+        """Whether the same conversation is written otherwise on another day."""
+        if "tunesmith_date" not in self._variables:
+            return False
+        shown = [_try(self, _ONE), _try(self, _CALL, _TOOLS)]
+        told = self._variables["tunesmith_date"]
+        self._variables["tunesmith_date"] = _directives(_ANOTHER_DAY)
+        other = [_try(self, _ONE), _try(self, _CALL, _TOOLS)]
+        self._variables["tunesmith_date"] = told
+        return shown != other
+
     def _drops_reasoning(self) -> bool:
         thinking = Message(role="assistant", content=_ANSWER, reasoning_content=_THOUGHT)
         shown = _THOUGHT in (_try(self, [_ONE[0], thinking]) or "")
@@ -279,6 +318,20 @@ def control_tokens(tokenizer: Any, template: str) -> re.Pattern[str]:
         if token.content.strip() and (token.special or token.content in template)
     ]
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))))
+
+
+def _directives(day: date) -> dict[str, str]:
+    """Return what each code of `strftime` stands for on `day`, the longer codes first."""
+    moment = datetime(day.year, day.month, day.day)
+    codes = [f"%-{letter}" for letter in "dmHIMSyj"] + [f"%{letter}" for letter in _LETTERS]
+    return {code: _plainly(moment, code) for code in codes} | {"%%": "%"}
+
+
+def _plainly(moment: datetime, code: str) -> str:
+    """As `strftime`, with `%-d` (no leading zero) on every system."""
+    if code.startswith("%-"):
+        return moment.strftime(f"%{code[2:]}").lstrip("0") or "0"
+    return moment.strftime(code)
 
 
 def _plain_template(tokenizer: Any) -> str:
@@ -330,6 +383,9 @@ def _say(text: str) -> Message:
     return Message(role="assistant", content=text)
 
 
+_ASKS_THE_TIME = "strftime_now"
+_LETTERS = "aAbBcdeFHIjmMpSTuUwWxXyYZzf"
+_ANOTHER_DAY = date(1903, 2, 1)
 _QUESTION, _ANSWER, _SYSTEM, _THOUGHT = "Qvexa one", "Avexo two", "Svexi three", "Tvexu four"
 _CITY, _TOOL = "Cvexy", "dvexa"
 _ONE = [Message(role="user", content=_QUESTION), _say(_ANSWER)]

@@ -222,7 +222,11 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Fingerprint of its weights", model.fingerprint),
         ("Task", figures.label(summary.task)),
         ("Technique", figures.label(summary.technique)),
-        ("Learns", f"{figures.count(summary.trainable_parameters)} parameters ({share:.2%})"),
+        (
+            "Learns",
+            f"{figures.count(summary.trainable_parameters)} parameters"
+            f" ({share:.2%} of the model's number)",
+        ),
         ("Steps", figures.count(summary.steps) + (", stopped early" * summary.stopped_early)),
         ("Tokens", figures.count(summary.tokens)),
         ("Learning took", figures.duration(summary.seconds)),

@@ -6,7 +6,7 @@ same module, so `module` stays the thing to call and `peft` is the wrapper that 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ class Model:
         anatomy: what is where in it.
         source: the files that it came from, and their fingerprint.
         peft: the PEFT wrapper, once a technique has added adapters.
+        parameters: how many there were when it was loaded, the task's head among them: those that
+            a technique adds (adapters) are not counted.
     """
 
     module: nn.Module
@@ -33,6 +35,10 @@ class Model:
     anatomy: Anatomy
     source: Resolved
     peft: Any = None
+    parameters: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
     def body(self) -> nn.Module:

@@ -8,7 +8,7 @@ is checked is what is trained. Nothing is written here but the model cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -181,8 +181,11 @@ def selects(training: TrainingOptions) -> bool:
     return training.keep_best or training.patience is not None or bool(training.validate_every)
 
 
-def prepare(recipe: Recipe, console: Console) -> Prepared:
+def prepare(recipe: Recipe, console: Console, state: Mapping[str, Any] | None = None) -> Prepared:
     """Load and check everything that `recipe` asks for.
+
+    Args:
+        state: what the task noted when the run began, where it is gone on with.
 
     Raises:
         RecipeError, DataError, ModelError: what is wrong, before anything was trained.
@@ -190,6 +193,8 @@ def prepare(recipe: Recipe, console: Console) -> Prepared:
     task, technique = make_task(recipe), make_technique(recipe)
     objective = make_objective(recipe, task)
     splits = load_splits(recipe.data, task.Record, selects(recipe.training), recipe.training.seed)
+    if state is not None:
+        task.load_state(state)
     task.study(splits.train.records)
     check_decides(recipe, task, len(splits.test))
     engine = build_engine(recipe, task, technique, console)

@@ -60,9 +60,9 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
 
 
 def parameter_counts(prepared: Prepared) -> dict[str, int]:
-    """Return how many parameters there are, and how many of them learn."""
+    """Return how many parameters the base has, and how many learn: its own, or added ones."""
     return {
-        "parameters": sum(p.numel() for p in prepared.model.module.parameters()),
+        "parameters": prepared.model.parameters,
         "trainable": sum(p.numel() for p in prepared.engine.optimizer.parameters.values()),
     }
 

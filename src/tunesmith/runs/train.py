@@ -86,7 +86,8 @@ def resume(
         if folder.report.exists():
             console.note(f"{folder.path} has finished already.")
             return Run(folder)
-        prepared = prepare(load_recipe(folder.recipe), console)
+        began = folder.read_json(folder.record)
+        prepared = prepare(load_recipe(folder.recipe), console, began["task"])
         record = check_same_inputs(folder, prepared)
         replay(prepared.engine, record["checkpointing"])
         difference = differs(record["hardware"], hardware())
@@ -146,14 +147,14 @@ def _finish(folder: RunFolder, prepared: Prepared, console: Console) -> Run:
 def _introduce(prepared: Prepared, console: Console) -> None:
     engine, data = prepared.engine, prepared.train.data
     learns = sum(p.numel() for p in engine.optimizer.parameters.values())
-    total = sum(p.numel() for p in engine.model.module.parameters())
+    base = engine.model.parameters
     console.note(
         f"{len(data.records)} records to train on ({data.format} format,"
         f" {prepared.train.tokens:,} tokens), {len(prepared.test.data.records)} to test on."
     )
     console.note(
-        f"{prepared.technique.name}: {learns:,} of {total:,} parameters learn"
-        f" ({learns / total:.2%}), computing in {str(engine.dtype).removeprefix('torch.')},"
+        f"{prepared.technique.name}: {learns:,} parameters learn ({learns / base:.2%} of the"
+        f" base's {base:,}), computing in {str(engine.dtype).removeprefix('torch.')},"
         f" {'packed' if engine.packed else 'padded'}."
     )
     twice = engine.checkpoints.chosen.layers

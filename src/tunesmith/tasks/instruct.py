@@ -14,6 +14,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -75,12 +76,23 @@ class Instruct(Task):
             " one where it has none",
         )
 
+    _today: date | None = None
+
+    def state(self) -> dict[str, Any]:
+        """Return the date that was written, where the chat template writes it."""
+        return {"date": self._chat.today.isoformat()} if self._chat.facts.dated else {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back the date, so that what is read is what was learnt from."""
+        self._today = date.fromisoformat(state["date"]) if "date" in state else None
+
     def bind(self, model: Model) -> None:
         """Take the tokenizer, its chat template and the context length."""
         from tunesmith.data.chat import ChatEncoder
 
         self._tokenizer = model.tokenizer
-        self._chat = ChatEncoder(model.tokenizer, self.options.template)
+        self._chat = ChatEncoder(model.tokenizer, self.options.template, today=self._today)
+        self._today = self._chat.today
         model.tokenizer.chat_template = self._chat.template  # it alone serves
         self._context: int = model.anatomy.context_length
         self._max_length = min(self.options.max_length or self._context, self._context)

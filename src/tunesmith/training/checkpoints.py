@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -52,6 +52,16 @@ class Progress:
     def mfu(self) -> float | None:
         """Model FLOPs utilisation so far, as a share; None where FLOPs were not counted."""
         return self.flops / self.possible_flops if self.possible_flops else None
+
+    def since(self, earlier: Progress) -> Progress:
+        """Return what was done after `earlier`: tokens, seconds, FLOPs; the rest stays."""
+        return replace(
+            self,
+            tokens=self.tokens - earlier.tokens,
+            seconds=self.seconds - earlier.seconds,
+            flops=self.flops - earlier.flops,
+            possible_flops=self.possible_flops - earlier.possible_flops,
+        )
 
 
 @dataclass(frozen=True)

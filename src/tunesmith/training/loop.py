@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -97,6 +97,7 @@ class Loop:
         self.console = console
         self.validation = validation
         self.progress = progress or Progress(initial_digest=engine.digest())
+        self._before = replace(self.progress)
         self.best = best or {}
         self.meter = meter
 
@@ -107,8 +108,8 @@ class Loop:
             RunError: the loss or a gradient is not finite, or nothing moved.
             Interrupted: the user asked to stop; a checkpoint was written.
         """
-        with stop_on_signal() as request, self.console.progress("train", len(self.plan)) as bar:
-            bar.advance(self.progress.step)
+        shown = self.console.progress("train", len(self.plan), done=self.progress.step)
+        with stop_on_signal() as request, shown as bar:
             while self.progress.step < len(self.plan) and not self.progress.stopped_early:
                 self._step(bar)
                 self._validate_when_due()
@@ -164,8 +165,10 @@ class Loop:
         return {"flops": flops, "mfu": flops / possible}
 
     def _speed(self) -> str:
-        speed = f"{self.progress.tokens / self.progress.seconds:.0f} tokens/s"
-        return speed if self.progress.mfu is None else f"{speed}  MFU {self.progress.mfu:.1%}"
+        """How fast this process is: steps before a resume may have been another machine's."""
+        here = self.progress.since(self._before)
+        speed = f"{here.tokens / here.seconds:.0f} tokens/s"
+        return speed if here.mfu is None else f"{speed}  MFU {here.mfu:.1%}"
 
     def _learn(self, step: Step, number: int) -> dict[str, float]:
         terms = dict.fromkeys(step.counts, 0.0)
