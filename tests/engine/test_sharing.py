@@ -109,3 +109,13 @@ def test_documents_do_not_share_what_is_dropped_at_random():
 def test_documents_with_nothing_in_common_are_left_as_they_are():
     apart = [example([first, *range(20, 30)]) for first in range(4)]
     assert shared_beginnings(collate(apart).text) is None
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_documents_that_are_all_the_same_count_each(fuse):
+    model = tiny_model("llama")
+    same = [example(list(range(20, 30)))] * 4
+    expected = reference_tokens(model, same)
+    engine = engine_for(model, fuse=fuse)
+    for _ in range(3):  # what lies in memory that was used before must not matter
+        assert_same(learn(engine, TokenLikelihood(), [same]), expected)

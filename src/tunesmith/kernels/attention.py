@@ -169,11 +169,9 @@ class _BlockAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_THK: Tensor) -> tuple[Tensor | None, ...]:
         q_THK, k_TJK, v_TJK, output_THK, normaliser_HT = ctx.saved_tensors
-        gradients = (
-            q_THK.new_empty(q_THK.shape),
-            k_TJK.new_empty(k_TJK.shape),
-            v_TJK.new_empty(v_TJK.shape),
-        )
+        # Keys that are handed on may have no query, and then no block writes their gradient.
+        made = k_TJK.new_empty if ctx.spans.keys_S is None else k_TJK.new_zeros
+        gradients = (q_THK.new_empty(q_THK.shape), made(k_TJK.shape), made(v_TJK.shape))
         attend_backward(
             grad_THK,
             (q_THK, k_TJK, v_TJK),
