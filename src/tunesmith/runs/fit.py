@@ -9,7 +9,7 @@ result will be: only a run does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -183,27 +183,30 @@ def _of_data(
         yield Reason("records", "fit with changes", str(error), error.fix)
         return
     yield Reason("modality", "fit", f"{len(records):,} records of text, as {task.name} reads them.")
-    yield from _of_labels(task, records)
+    studied = yield from _of_labels(task, records)
     if model.tokenizer is None or model.module is None:
         return
     # The name of a class is no text that the model reads.
     shown = [task.present(record) for record in records[:_SAMPLE]]
     texts = [given if task.labels else f"{given}\n{answer}" for given, answer in shown]
     yield from _of_language(model.tokenizer, texts)
+    if not studied:  # without its classes a task can encode no record
+        return
     try:
         yield from _of_length(model, task, records)
     except InputError as error:
         yield Reason("length", "fit with changes", str(error), error.fix)
 
 
-def _of_labels(task: Any, records: Sequence[Any]) -> Iterator[Reason]:
+def _of_labels(task: Any, records: Sequence[Any]) -> Generator[Reason, None, bool]:
+    """Return whether the task could be studied."""
     try:
         task.study(records)
     except DataError as error:
         yield Reason("labels", "fit with changes", error.what, error.fix)
-        return
+        return False
     if not task.labels:
-        return
+        return True
     said = class_balance(records).warnings()
     for sentence in said:
         yield Reason(
@@ -211,6 +214,7 @@ def _of_labels(task: Any, records: Sequence[Any]) -> Iterator[Reason]:
         )
     if not said:
         yield Reason("labels", "fit", f"{len(task.labels)} classes, none of them rare.")
+    return True
 
 
 def _of_language(tokenizer: Any, texts: Sequence[str]) -> Iterator[Reason]:
