@@ -15,6 +15,14 @@ import pytest
 
 import tunesmith
 from tunesmith.cli import main
+from tunesmith.roofline.roofline import (
+    Bandwidth,
+    PageFault,
+    ProductRate,
+    Rate,
+    Roofline,
+    Surroundings,
+)
 
 METRICS = {
     "schema_version": 1,
@@ -130,6 +138,10 @@ class FakeApi(ModuleType):
         self._called("check", recipe, options)
         return CHECKED
 
+    def measure_hardware(self, **options: Any) -> Any:
+        self._called("measure_hardware", None, options)
+        return MEASURED
+
 
 def _part(records: int) -> SimpleNamespace:
     return SimpleNamespace(
@@ -170,6 +182,29 @@ CHECKED = SimpleNamespace(
             ],
         )
     ],
+)
+
+MEASURED = SimpleNamespace(
+    devices=[
+        Roofline(
+            device="cpu",
+            name="a processor",
+            identity={"device": "cpu", "threads": "2"},
+            measured="2026-05-01T10:00:00Z",
+            seconds=12.0,
+            chosen_dtype="float32",
+            products=(ProductRate("float32", 2, 512, Rate(80e9, 60e9, 20)),),
+            bandwidths=(
+                Bandwidth("read", 2, Rate(8e9, 8e9, 9)),
+                Bandwidth("write", 2, Rate(10e9, 9e9, 9)),
+            ),
+            buffer_bytes=2**28,
+            page_fault=PageFault(4096, 2e-6, 4e-6, 9),
+            surroundings=Surroundings(0.1, 2, 0.5),
+        )
+    ],
+    files=[Path("cache") / "cpu.json"],
+    warnings=["Other processes used 1.0 of 2 cores meanwhile."],
 )
 
 

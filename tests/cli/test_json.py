@@ -34,6 +34,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "demo-1"),
     "predict": ("predict", "demo-1", "text"),
     "chat": ("chat", "demo-1", "--compare"),
+    "bench hardware": ("bench", "hardware"),
     "recipe schema": ("recipe", "schema"),
 }
 

@@ -44,7 +44,7 @@ def kept(folder: Path, identity: Mapping[str, str]) -> Roofline | None:
         if content.pop("schema_version") != SCHEMA_VERSION:
             return None
         found = _ROOFLINE.validate_python(content)
-    except (OSError, ValueError, KeyError, AttributeError, ValidationError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, ValidationError):
         return None
     return found if found.identity == dict(identity) else None
 
