@@ -1,0 +1,101 @@
+"""Tunesmith's side: a loop of one's own over the engine, as the README shows it; it encodes inside
+its time. A head is fitted by the technique `repurpose`, through `tunesmith.train` with the report
+and both evaluations that belong to it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from report import Report, raw, start
+
+
+def main() -> None:
+    job, settings, out, report = start()
+    (head if job["kind"] == "head" else language_model)(job, settings, out, report)
+
+
+def language_model(
+    job: dict[str, Any], settings: dict[str, Any], out: Path, report: Report
+) -> None:
+    import tunesmith
+
+    techniques = {
+        "lora": {"name": "lora", "rank": job["rank"], "alpha": job["alpha"]},
+        "qlora": {"name": "qlora", "rank": job["rank"], "alpha": job["alpha"]},
+        "full": {"name": "full"},
+    }
+    engine, task = tunesmith.load(
+        job["path"],
+        technique=techniques[job["kind"]],
+        training={"seed": job["seed"], **settings.get("training", {})},
+    )
+    objective = tunesmith.objective(task)
+    plan = tunesmith.plan(
+        task,
+        tunesmith.read(f"{job['folder']}/train.jsonl", task),
+        batch_size=job["batch"],
+        epochs=job["epochs"],
+        seed=job["seed"],
+        **settings.get("plan", {}),
+    )
+    for number, step in enumerate(plan):
+        for batch in step:
+            report.batch(batch.tokens, int((batch.text.weights_T != 0).sum()))
+            engine.forward_backward(batch, objective, step.counts)
+        engine.optimizer_step(job["learning_rate"] * (1 - number / len(plan)))
+    report.trained()
+    save(engine.model, out / "model")
+    report.saved()
+
+
+def save(model: Any, folder: Path) -> None:
+    from tunesmith.models.saving import save_adapter, save_full
+
+    (save_full if model.peft is None else save_adapter)(model, folder)
+
+
+def head(job: dict[str, Any], settings: dict[str, Any], out: Path, report: Report) -> None:
+    import tunesmith
+    from tunesmith.console import Console
+
+    names, parts = job["labels"], {}
+    for part in ("train", "held_out"):
+        rows = [{"text": r["text"], "label": names[r["label"]]} for r in raw(job, part)]
+        parts[part] = out / f"{part}.jsonl"
+        parts[part].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report.batch(job["tokens"], job["targets"])
+    run = tunesmith.train(
+        {
+            "model": job["path"],
+            "task": "classification",
+            "technique": "repurpose",
+            "data": {"train": str(parts["train"]), "test": str(parts["held_out"])},
+            "training": {"seed": job["seed"]},
+        },
+        name="run",
+        runs_dir=out,
+        console=Console(quiet=True),
+    )
+    report.trained()
+    write_head(run.folder.path / "model", out / "model", names)
+    report.saved()
+
+
+def write_head(result: Path, folder: Path, names: list[str]) -> None:
+    """Write the fitted map in the plain form that every side of this work writes."""
+    from safetensors.torch import load_file, save_file
+
+    linear = load_file(result / "2_Dense" / "model.safetensors")
+    config = json.loads((result / "config.json").read_text())
+    order = [int(config["label2id"][name]) for name in names]
+    folder.mkdir()
+    parts = {name: linear[f"linear.{name}"][order].contiguous() for name in ("weight", "bias")}
+    save_file(parts, folder / "head.safetensors")
+    (folder / "head.json").write_text(json.dumps({"normalised": False}))
+
+
+if __name__ == "__main__":
+    main()

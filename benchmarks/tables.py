@@ -1,0 +1,251 @@
+"""Tables and plots of the README from the results: `python -m benchmarks.tables`.
+
+Each results file is written between two marks of `benchmarks/README.md`, with its plot beside it:
+
+    <!-- results: peers-lora-smollm2-135m-instruct-cpu --> … <!-- end -->
+
+A file that has no marks yet gets them at the end. No table is written by hand; a side that failed
+has its row.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+Report = Mapping[str, Any]
+_MARKS = re.compile(r"<!-- results: (?P<name>[\w.-]+) -->\n.*?<!-- end -->\n", re.DOTALL)
+_GIB = 2**30
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def number(value: Mapping[str, float] | None, form: str = ".0f", scale: float = 1.0) -> str:
+    """Return a median, with its range where the rounds differ."""
+    if value is None:
+        return "–"
+    median, least, most = (value[name] / scale for name in ("median", "least", "most"))
+    shown = f"{median:{form}}"
+    low, high = f"{least:{form}}", f"{most:{form}}"
+    return shown if low == high else f"{shown} ({low}–{high})"
+
+
+def times(value: Mapping[str, float] | None) -> str:
+    """Return a ratio."""
+    return "–" if value is None else number(value, ".2f") + " ×"
+
+
+def peers_table(report: Report) -> str:
+    """One row a side: what it took, and how many times Tunesmith's it is."""
+    head = report["work"]["kind"] == "head"
+    gpu = any("gpu_peak_bytes" in row for row in report["summary"])
+    header = ["side", *([] if head else ["tokens/s"]), "to finished (s)", "peak memory (GiB)"]
+    header += ["GPU memory (GiB)"] if gpu else []
+    header += ["held-out loss", *(["accuracy"] if head else ["trained tokens"])]
+    header += [*([] if head else ["Tunesmith is faster, tokens/s"]), "to finished"]
+    header += ["Tunesmith's peak memory"]
+    rows = []
+    for row in report["summary"]:
+        if "seconds_to_finished" not in row:
+            rows.append([row["title"], *["–"] * (len(header) - 2), row["status"]])
+            continue
+        cells = [row["title"]]
+        cells += [] if head else [number(row.get("tokens_per_second"))]
+        cells += [number(row["seconds_to_finished"]), number(row["peak_memory_bytes"], ".1f", _GIB)]
+        cells += [number(row.get("gpu_peak_bytes"), ".1f", _GIB)] if gpu else []
+        cells += [number(row.get("held_out_loss"), ".3f")]
+        cells += [number(row.get("held_out_accuracy"), ".3f") if head else _targets(row, report)]
+        cells += [] if head else [times(row.get("speed_ratio"))]
+        cells += [times(row.get("finished_ratio")), times(row.get("memory_ratio"))]
+        rows.append(cells)
+    failures = [failure_note(row) for row in report["summary"] if "error" in row]
+    failures += [
+        f"{row['title']}: {note}."
+        for row in report["summary"]
+        for note in row.get("notes", ())
+        if "error" not in row
+    ]
+    return "\n\n".join([_work(report), table(header, rows), *failures, *refusals(report)])
+
+
+def _targets(row: Report, report: Report) -> str:
+    if row.get("same_targets") is None:
+        return "–"
+    count = f"{row['targets']:,}, " if "targets" in row else ""
+    return "the same" if row["same_targets"] else f"{count}**not the same**"
+
+
+def failure_note(row: Report) -> str:
+    """What happened to a side that did not finish, and what it had reached."""
+    said = str(row.get("error") or "").strip().splitlines()
+    reached = []
+    if row.get("stopped_after_seconds"):
+        reached.append(f"ended after {row['stopped_after_seconds']:.0f} s")
+    if row.get("tokens"):
+        reached.append(f"it had read {row['tokens']:,} tokens in {row['batches']} micro-batches")
+    lines = [f"**{row['title']}**: {row['status']}" + "".join(f"; {part}" for part in reached)]
+    if said:
+        lines += ["", "```text", *said[-4:], "```"]
+    return "\n".join(lines)
+
+
+def refusals(report: Report) -> list[str]:
+    """What was refused of peers that did install, in another version."""
+    notes = []
+    for name, found in report.get("environments", {}).items():
+        if found.get("removed"):
+            gone = ", ".join(found["removed"])
+            notes.append(f"{name}: {gone} do not load beside this build of torch; taken out.")
+        if found.get("failure") and found.get("requirements"):
+            said = [line for line in found["failure"].splitlines() if line.strip()]
+            got = " ".join(found["requirements"])
+            notes.append(f"{name}: {got}, since `{said[0].lstrip('$ ')}` ended with `{said[-1]}`.")
+    return notes
+
+
+def _work(report: Report) -> str:
+    work, hardware = report["work"], report["hardware"]
+    provenance = report.get("provenance", f"`{report.get('command')}`")
+    what = f"{work['kind']} on {work['model']}: {work['records']} records"
+    if work.get("tokens"):
+        what += f", {work['tokens']:,} tokens"
+    if work.get("targets"):
+        what += f", {work['targets']:,} of them learnt"
+    what += f"; {work['epochs']} epoch(s), {work['batch']} records a step."
+    return f"{what} {_machine(hardware)}, {report['date']}, {provenance}."
+
+
+def _machine(hardware: Report) -> str:
+    features = ", ".join(hardware.get("features") or []) or "no vector extensions known here"
+    device = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads, {features}"
+    return str(device)
+
+
+def ladder_table(report: Report) -> str:
+    """One row a rung: its own gain, and the whole."""
+    header = ["rung", "tokens/s", "× the first", "× the one before", "to finished (s)"]
+    header += ["peak memory (GiB)", "loss of the last step"]
+    rows = []
+    for row in report["summary"]:
+        if "tokens_per_second" not in row:
+            rows.append([row["title"], *["–"] * (len(header) - 2), row["status"]])
+            continue
+        gains = [f"{row[name]:.2f}" if name in row else "1" for name in ("of_first", "of_before")]
+        rows.append(
+            [
+                row["title"],
+                number(row["tokens_per_second"]),
+                *gains,
+                number(row.get("seconds_to_finished")),
+                number(row["peak_memory_bytes"], ".2f", _GIB),
+                number(row.get("last_loss"), ".4f"),
+            ]
+        )
+    return f"{_work(report)}\n\n{table(header, rows)}"
+
+
+_AXES = {
+    "length": ("length", "tokens a document"),
+    "batch": ("documents", "documents of a micro-batch"),
+    "model": ("model", "model"),
+    "cores": ("threads", "threads"),
+}
+
+
+def scaling_table(report: Report) -> str:
+    """A table a curve."""
+    parts = [f"{_machine(report['hardware'])}, {report['date']}, `{report['command']}`."]
+    for name, points in report["curves"].items():
+        key, label = _AXES[name]
+        rows = [
+            [
+                str(point[key]).removeprefix("random:"),
+                f"{point['tokens_per_second']:.0f}" if point.get("tokens_per_second") else "–",
+                f"{point['peak_memory_bytes'] / _GIB:.2f}",
+                "" if point["status"] == "finished" else point["status"],
+            ]
+            for point in points
+        ]
+        parts.append(table([label, "tokens/s", "peak memory (GiB)", ""], rows))
+    return "\n\n".join(parts)
+
+
+def techniques_table(report: Report) -> str:
+    """Every technique on every task, as `techniques.py` measured them."""
+    header = ["task, model", "technique", "metric", "before", "after"]
+    header += ["95% interval of the difference", "verdict", "learns", "tokens", "seconds"]
+    rows = [
+        [
+            r["job"],
+            f"`{r['technique']}`",
+            r["metric"],
+            f"{r['before']:.3f}",
+            f"{r['after']:.3f}",
+            f"{r['interval'][0]:+.3f} to {r['interval'][1]:+.3f}",
+            r["verdict"],
+            f"{r['trainable_parameters']:,}",
+            f"{r['tokens']:,}",
+            f"{r['seconds']:.0f}",
+        ]
+        for r in report["rows"]
+    ]
+    return table(header, rows)
+
+
+_TABLES: dict[str, Callable[[Report], str]] = {
+    "peers": peers_table,
+    "ladder": ladder_table,
+    "scaling": scaling_table,
+    "techniques": techniques_table,
+}
+
+
+def section(path: Path) -> str | None:
+    """Return what the README shows of one results file; None where it is no kind of ours."""
+    from benchmarks.plots import plot
+
+    report = json.loads(path.read_text(encoding="utf-8"))
+    kind = report.get("benchmark", path.stem) if isinstance(report, dict) else ""
+    if kind not in _TABLES:
+        return None
+    shown = _TABLES[kind](report)
+    picture = plot(kind, report, path.with_suffix(".svg"))
+    return f"{shown}\n\n![{path.stem}]({picture})" if picture else shown
+
+
+def regenerate(readme: Path, results: Path) -> str:
+    """Return the README with every results file's section made anew."""
+    text = readme.read_text(encoding="utf-8")
+    for path in sorted(results.glob("*.json")):
+        shown = section(path)
+        if shown is None:
+            continue
+        block = f"<!-- results: {path.stem} -->\n{shown}\n<!-- end -->\n"
+        found = [mark for mark in _MARKS.finditer(text) if mark["name"] == path.stem]
+        for mark in found:
+            text = text[: mark.start()] + block + text[mark.end() :]
+        if not found:
+            text = f"{text.rstrip()}\n\n## {path.stem}\n\n{block}"
+    return text
+
+
+def main() -> None:
+    readme = HERE / "README.md"
+    readme.write_text(regenerate(readme, HERE / "results"), encoding="utf-8")
+    print(f"wrote {readme.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""From results to the README: tables with every side in them, between marks, and plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.tables import regenerate, scaling_table, section, table
+
+ABOUT = {
+    "hardware": {"cpu": "A processor", "threads": 2, "features": ["avx512f"], "gpu": None},
+    "date": "2026-11-21",
+    "command": "python -m benchmarks.peers lora",
+}
+
+
+def spread(median: float, least: float | None = None, most: float | None = None) -> dict[str, Any]:
+    return {"median": median, "least": least or median, "most": most or median}
+
+
+def row(title: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "side": title.lower(),
+        "title": title,
+        "status": "finished",
+        "rounds": 2,
+        "tokens_per_second": spread(200, 190, 210),
+        "seconds_to_finished": spread(30),
+        "peak_memory_bytes": spread(3 * 2**30),
+        "held_out_loss": spread(1.7274),
+        "targets": 50,
+        "same_targets": True,
+        **changes,
+    }
+
+
+@pytest.fixture
+def peers() -> dict[str, Any]:
+    work = {"kind": "lora", "model": "a-model", "records": 4, "tokens": 1035, "targets": 50}
+    return {
+        **ABOUT,
+        "benchmark": "peers",
+        "work": {**work, "epochs": 1, "batch": 8},
+        "environments": {"peer": {"requirements": ["peer==1"], "versions": {}}},
+        "summary": [
+            row("Tunesmith"),
+            row(
+                "TRL",
+                same_targets=False,
+                targets=64,
+                speed_ratio=spread(2.0, 1.9, 2.1),
+                finished_ratio=spread(1.5),
+                memory_ratio=spread(0.5),
+            ),
+            {
+                "side": "unsloth",
+                "title": "Unsloth",
+                "status": "failed",
+                "rounds": 0,
+                "error": "Traceback\nNotImplementedError: You need a GPU.",
+                "tokens": 1200,
+                "batches": 3,
+                "stopped_after_seconds": 12.3,
+            },
+        ],
+        "outcomes": [],
+    }
+
+
+def write(folder: Path, name: str, report: dict[str, Any]) -> Path:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(report))
+    return path
+
+
+def shown(folder: Path, report: dict[str, Any]) -> str:
+    text = section(write(folder, "results", report))
+    assert text is not None
+    return text
+
+
+def test_a_table_says_each_figure_with_its_range(tmp_path: Path, peers: dict[str, Any]) -> None:
+    lines = shown(tmp_path, peers).splitlines()
+    (ours,) = [line for line in lines if line.startswith("| Tunesmith |")]
+    assert ours == "| Tunesmith | 200 (190–210) | 30 | 3.0 | 1.727 | the same | – | – | – |"
+    (theirs,) = [line for line in lines if line.startswith("| TRL |")]
+    assert theirs.endswith("| 64, **not the same** | 2.00 (1.90–2.10) × | 1.50 × | 0.50 × |")
+
+
+def test_a_side_that_failed_is_in_the_table_with_its_error_below(
+    tmp_path: Path, peers: dict[str, Any]
+) -> None:
+    text = shown(tmp_path, peers)
+    assert "| Unsloth | – | – | – | – | – | – | – | failed |" in text
+    assert "NotImplementedError: You need a GPU." in text
+    assert "it had read 1,200 tokens in 3 micro-batches" in text
+
+
+def test_what_was_refused_of_a_peer_that_installed_is_told(
+    tmp_path: Path, peers: dict[str, Any]
+) -> None:
+    peers["environments"]["peer"] |= {
+        "failure": "$ pip install peer==2\nERROR: needs Python 3.12",
+        "removed": ["torchvision"],
+    }
+    text = shown(tmp_path, peers)
+    assert "peer==1, since `pip install peer==2` ended with `ERROR: needs Python 3.12`" in text
+    assert "torchvision do not load beside this build of torch" in text
+
+
+def test_the_readme_keeps_its_words_and_gets_its_tables_anew(
+    tmp_path: Path, peers: dict[str, Any]
+) -> None:
+    write(tmp_path, "peers-a", peers)
+    readme = tmp_path / "README.md"
+    begin, end = "<!-- results: peers-a -->", "<!-- end -->"
+    readme.write_text(f"# Words\n\n{begin}\nold table\n{end}\n\nmore words\n")
+    made = regenerate(readme, tmp_path)
+    assert made.startswith("# Words\n")
+    assert made.endswith("more words\n")
+    assert "old table" not in made
+    assert "| Tunesmith |" in made
+    readme.write_text(made)
+    assert regenerate(readme, tmp_path) == made
+
+
+def test_results_of_another_kind_are_left_to_their_own_script(tmp_path: Path) -> None:
+    write(tmp_path, "other", {"benchmark": "other"})
+    (tmp_path / "README.md").write_text("# Words\n")
+    assert regenerate(tmp_path / "README.md", tmp_path) == "# Words\n"
+
+
+def test_results_without_a_place_get_one_at_the_end(tmp_path: Path, peers: dict[str, Any]) -> None:
+    write(tmp_path, "peers-b", peers)
+    readme = tmp_path / "README.md"
+    readme.write_text("# Words\n")
+    made = regenerate(readme, tmp_path)
+    assert made.startswith("# Words\n\n## peers-b\n\n<!-- results: peers-b -->\n")
+
+
+def test_the_plot_is_the_same_for_the_same_figures(tmp_path: Path, peers: dict[str, Any]) -> None:
+    path = write(tmp_path, "peers-a", peers)
+    pictures = []
+    for _ in range(2):
+        section(path)
+        pictures.append(path.with_suffix(".svg").read_text())
+    assert pictures[0] == pictures[1]
+    assert "<svg" in pictures[0]
+
+
+def test_a_head_is_shown_by_its_accuracy_and_not_by_tokens(
+    tmp_path: Path, peers: dict[str, Any]
+) -> None:
+    peers["work"]["kind"] = "head"
+    peers["summary"] = [row("Tunesmith", held_out_accuracy=spread(0.861))]
+    text = shown(tmp_path, peers)
+    assert "accuracy" in text
+    assert "0.861" in text
+    assert "tokens/s" not in text.split("\n\n")[1]
+
+
+def test_a_ladder_shows_each_gain(tmp_path: Path, peers: dict[str, Any]) -> None:
+    rungs = [
+        {**row("plain"), "rung": "plain", "last_loss": spread(1.2)},
+        {**row("+ packed"), "rung": "packed", "of_first": 2.5, "of_before": 2.5},
+        {"rung": "fused", "title": "+ fused", "status": "failed", "error": "no"},
+    ]
+    report = {**peers, "benchmark": "ladder", "summary": rungs}
+    text = shown(tmp_path, report)
+    assert "| plain | 200 (190–210) | 1 | 1 | 30 | 3.00 | 1.2000 |" in text
+    assert "| + packed | 200 (190–210) | 2.50 | 2.50 | 30 | 3.00 | – |" in text
+    assert "| + fused | – | – | – | – | – | failed |" in text
+
+
+def test_a_curve_shows_each_point_and_those_that_did_not_finish() -> None:
+    done = {"status": "finished", "tokens_per_second": 250.4, "peak_memory_bytes": 2**30}
+    late = {"status": "timed out", "tokens_per_second": None, "peak_memory_bytes": 2**31}
+    points = [{"length": 256, **done}, {"length": 4096, **late}]
+    text = scaling_table({**ABOUT, "curves": {"length": points}})
+    assert "| 256 | 250 | 1.00 |  |" in text
+    assert "| 4096 | – | 2.00 | timed out |" in text
+
+
+def test_a_cell_cannot_break_a_table() -> None:
+    assert table(["a"], [["x | y\nz"]]).splitlines()[-1] == "| x \\| y z |"
+
+
+def test_the_committed_readme_is_what_the_results_say() -> None:
+    here = Path(__file__).parents[2] / "benchmarks"
+    readme = here / "README.md"
+    assert regenerate(readme, here / "results") == readme.read_text(encoding="utf-8")
