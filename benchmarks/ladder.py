@@ -19,9 +19,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.peers.__main__ import RESULTS, machine
-from benchmarks.peers.environments import last_lines
-from benchmarks.peers.measure import FINISHED, Outcome, of_marks, read_marks, run_process
+from benchmarks.peers.__main__ import RESULTS, command_line, machine
+from benchmarks.peers.measure import (
+    FAILED,
+    FINISHED,
+    TIMED_OUT,
+    Outcome,
+    last_words,
+    of_marks,
+    read_marks,
+    run_process,
+)
 from benchmarks.peers.summary import spread
 from benchmarks.peers.work import Work, prepare
 
@@ -100,8 +108,8 @@ def measure_rung(job_folder: Path, out: Path, switches: dict[str, Any], timeout:
     ended = run_process([*command, json.dumps(switches)], out / "log", timeout, cwd=ROOT)
     outcome = of_marks(read_marks(out), ended)
     if ended.code != 0:
-        said = last_lines((out / "log").read_text(errors="replace"))
-        return {**outcome, "status": "failed" if ended.code else "timed out", "error": said}
+        status = TIMED_OUT if ended.code is None else FAILED
+        return {**outcome, "status": status, "error": last_words(ended, out / "log")}
     return {**outcome, "status": FINISHED}
 
 
@@ -176,7 +184,7 @@ def main() -> None:
         **about,
         "device": device,
         "date": datetime.date.today().isoformat(),
-        "command": "python -m benchmarks.ladder " + " ".join(sys.argv[1:]),
+        "command": command_line("benchmarks.ladder"),
     }
     out = options.out or RESULTS / f"ladder-{options.kind}-{device}.json"
     climb(work, out, report, options.rounds, options.timeout)

@@ -19,9 +19,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.__main__ import RESULTS, machine
-from benchmarks.peers.environments import last_lines
-from benchmarks.peers.measure import FINISHED, Outcome, of_marks, read_marks, run_process
+from benchmarks.peers.__main__ import RESULTS, command_line, machine
+from benchmarks.peers.measure import (
+    FAILED,
+    FINISHED,
+    TIMED_OUT,
+    Outcome,
+    last_words,
+    of_marks,
+    read_marks,
+    run_process,
+)
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("random:smollm2-135m", "random:smollm2-360m", "random:smollm2-1.7b")
@@ -91,8 +99,8 @@ def measure(point: Point, scratch: Path, timeout: float) -> Outcome:
         ended = run_process([*command, str(out)], out / "log", timeout, threads, cwd=ROOT)
         outcome = of_marks(read_marks(out), ended)
         if ended.code != 0:
-            said = last_lines((out / "log").read_text(errors="replace"))
-            return {**outcome, "status": "failed" if ended.code else "timed out", "error": said}
+            status = TIMED_OUT if ended.code is None else FAILED
+            return {**outcome, "status": status, "error": last_words(ended, out / "log")}
         return {**outcome, "status": FINISHED}
 
 
@@ -120,7 +128,7 @@ def main() -> None:
         **about,
         "device": device,
         "date": datetime.date.today().isoformat(),
-        "command": "python -m benchmarks.scaling " + " ".join(sys.argv[1:]),
+        "command": command_line("benchmarks.scaling"),
         "curves": {},
     }
     with tempfile.TemporaryDirectory(prefix="tunesmith-scaling-") as scratch:

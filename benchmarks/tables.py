@@ -54,7 +54,8 @@ def peers_table(report: Report) -> str:
     header = ["side", *([] if head else ["tokens/s"]), "to finished (s)", "peak memory (GiB)"]
     header += ["GPU memory (GiB)"] if gpu else []
     header += ["held-out loss", *(["accuracy"] if head else ["trained tokens"])]
-    header += [*([] if head else ["Tunesmith is faster, tokens/s"]), "to finished"]
+    header += [] if head else ["Tunesmith is faster, tokens/s"]
+    header += ["Tunesmith is faster, to finished"]
     header += ["Tunesmith's peak memory"]
     rows = []
     for row in report["summary"]:

@@ -70,7 +70,7 @@ def main() -> None:
         **about,
         "device": device,
         "date": datetime.date.today().isoformat(),
-        "command": "python -m benchmarks.peers " + " ".join(sys.argv[1:]),
+        "command": command_line("benchmarks.peers"),
         "environments": {name: _published(each) for name, each in found.items()},
     }
     compare(work, sides, found, out, report, rounds=chosen.rounds, timeout=chosen.timeout)
@@ -136,6 +136,15 @@ def score_results(job_folder: Path, outs: Sequence[Path]) -> dict[str, dict[str,
         raise SystemExit(f"scoring failed:\n{done.stderr}")
     scores: dict[str, dict[str, float]] = json.loads(done.stdout.splitlines()[-1])
     return scores
+
+
+def command_line(module: str) -> str:
+    """Return what was typed, without where the results go."""
+    words = sys.argv[1:]
+    if "--out" in words:
+        place = words.index("--out")
+        del words[place : place + 2]
+    return " ".join(["python -m", module, *words])
 
 
 def machine() -> dict[str, Any]:

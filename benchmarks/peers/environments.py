@@ -153,7 +153,7 @@ def last_lines(said: str, lines: int = _KEPT_LINES) -> str:
     kept = [
         re.sub(r"\s+", " ", _published(line)).rstrip()[:400]
         for line in said.splitlines()
-        if line.strip() and not _NOISE.match(line.strip())
+        if line.strip(" ^~") and not _NOISE.match(line.strip())
     ]
     return "\n".join(kept[-lines:])
 

@@ -114,8 +114,7 @@ def run_side(
             outcome = of_marks(read_marks(out), ended)
         if ended.code != 0:
             status = TIMED_OUT if ended.code is None else FAILED
-            said = last_lines(log.read_text(errors="replace"))
-            return {**outcome, "status": status, "stage": stage, "error": said}
+            return {**outcome, "status": status, "stage": stage, "error": last_words(ended, log)}
     return {**outcome, "status": FINISHED}
 
 
@@ -154,6 +153,14 @@ def run_rounds(
         for folder in finished:
             shutil.rmtree(folder)
         yield outcomes
+
+
+def last_words(ended: Ended, log: Path) -> str:
+    """Return the end of what a process said, and by which signal it ended, if by one."""
+    said = last_lines(log.read_text(errors="replace"))
+    if ended.code is None or ended.code >= 0:
+        return said
+    return f"{said}\nended by {signal.Signals(-ended.code).name}"
 
 
 def of_marks(marks: Sequence[Mapping[str, Any]], ended: Ended) -> Outcome:

@@ -60,6 +60,13 @@ def test_a_side_that_fails_keeps_its_last_words_and_what_it_reached(job: Path) -
     assert "seconds_to_finished" not in found
 
 
+def test_a_side_that_crashes_says_by_which_signal(job: Path) -> None:
+    (measure.RUNNERS / "fails.py").write_text("import os\nos.kill(os.getpid(), 11)")
+    found = run_side(side("fails"), HERE, job, job.parent / "out", timeout=30)
+    assert found["status"] == "failed"
+    assert found["error"].endswith("ended by SIGSEGV")
+
+
 def test_a_side_that_takes_too_long_is_stopped_and_says_what_it_reached(job: Path) -> None:
     found = run_side(side("sleeps"), HERE, job, job.parent / "out", timeout=1)
     assert found["status"] == "timed out"
