@@ -8,13 +8,12 @@ import pytest
 
 from tunesmith.data.batch import Cut, Encoded, EncodedStream
 from tunesmith.data.records import Conversation, Document, LabelledText, Message
-from tunesmith.errors import DataError
 from tunesmith.quality.balance import class_balance
 from tunesmith.quality.duplicates import find_duplicates
 from tunesmith.quality.leaks import find_leaks
 from tunesmith.quality.lengths import Lengths, histogram, token_lengths
 from tunesmith.quality.similarity import Signatures
-from tunesmith.quality.targets import cut_sentence, find_targets, require_targets
+from tunesmith.quality.targets import cut_sentence, find_targets
 
 STORY = "the quick brown fox jumps over the lazy dog while the cat sleeps under an old oak tree"
 
@@ -142,13 +141,6 @@ def test_the_first_token_of_a_record_is_never_counted_as_learnt() -> None:
 def test_a_label_is_a_target() -> None:
     encoded = Encoded({"text": EncodedStream((1, 2))}, label=0)
     assert find_targets([encoded]).none == []
-
-
-def test_a_record_of_which_nothing_is_learnt_is_an_error_that_names_it() -> None:
-    examples = [example([0.0, 1.0]), example([0.0, 0.0], Cut("right", 3, 3)), example([0.0])]
-    with pytest.raises(DataError, match=r"2 of 3 test records \(b, c\); 1 of them were cut"):
-        require_targets(examples, ["a", "b", "c"], "test")
-    require_targets(examples[:1], ["a"], "test")
 
 
 def test_what_was_cut_is_said_in_a_sentence() -> None:

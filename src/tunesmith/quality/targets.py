@@ -2,7 +2,7 @@
 
     examples ──find_targets──> Targets     trained tokens, records with none, records that were cut
 
-A record of which nothing is learnt is an error, in every split: `require_targets`.
+Tasks refuse records of which nothing is learnt; see `data.unlearnable`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunesmith.data.batch import Cut, Encoded
-from tunesmith.errors import DataError
 from tunesmith.quality.lengths import Lengths
 
 _SHOWN = 5
@@ -59,32 +58,6 @@ def find_targets(examples: Sequence[Encoded]) -> Targets:
         sum(example.length for example in examples),
         [i for i, count in enumerate(trained) if not count],
         [(i, example.cut) for i, example in enumerate(examples) if example.cut is not None],
-    )
-
-
-def require_targets(examples: Sequence[Encoded], origins: Sequence[str], split: str) -> None:
-    """Check that something is learnt of every example.
-
-    Args:
-        origins: where each record stands.
-        split: `train`, `validation` or `test`, for the message.
-
-    Raises:
-        DataError: nothing is learnt of some; names the first few.
-    """
-    targets = find_targets(examples)
-    if not targets.none:
-        return
-    shown = ", ".join(origins[i] for i in targets.none[:_SHOWN])
-    more = ", ..." if len(targets.none) > _SHOWN else ""
-    cut = {i for i, _ in targets.cut}
-    lost = sum(1 for i in targets.none if i in cut)
-    why = f"; {lost} of them were cut to fit the context" if lost else ""
-    raise DataError(
-        f"Nothing is learnt of {len(targets.none)} of {len(examples)} {split} records "
-        f"({shown}{more}){why}.",
-        where=f"data.{split}",
-        fix="Raise max_length or shorten these records." if lost else "Give them an answer.",
     )
 
 
