@@ -28,6 +28,7 @@ from tunesmith.engine.generation import Generated, Sampling, generate, stream
 from tunesmith.engine.optimizer import AdamWOptions, Optimizer
 from tunesmith.engine.packing import probe_layout, run_body
 from tunesmith.engine.precision import computing
+from tunesmith.engine.prefix import Prefix, find_prefix
 from tunesmith.engine.readout import probe_output, read
 from tunesmith.kernels.allocator import reuse_memory
 from tunesmith.kernels.token_loss import LogitShape
@@ -75,7 +76,10 @@ class Engine:
         self.optimizer = Optimizer(groups, optimizer or AdamWOptions())
         self.kernels = fused(model, dtype) if fuse else {}
         self.checkpoints = LayerCheckpoints(model)
-        self._frozen_prefix = _frozen_prefix(model)
+        self.prefix = Prefix()
+        if self.optimizer.parameters:
+            with computing(dtype, self.device):
+                self.prefix = find_prefix(model, self.layout, packed=self.packed)
         self._drops = _drops(model.module)
         self._training: bool | None = None
 
@@ -182,7 +186,7 @@ class Engine:
         if self._training is not training:  # walking over all modules costs milliseconds
             self._training = training
             self.model.module.train(training)
-            for module in self._frozen_prefix if training else ():
+            for module in self.prefix.modules if training else ():
                 module.eval()
         yield
 
@@ -198,18 +202,6 @@ class Engine:
             return
         with self.model.peft.disable_adapter():
             yield
-
-
-def _frozen_prefix(model: Model) -> list[nn.Module]:
-    """The embeddings and layers, bottom up, below the first that learns."""
-    anatomy = model.anatomy
-    prefix = []
-    for name in (anatomy.embeddings, *(layer.name for layer in anatomy.layers)):
-        module = model.module.get_submodule(name)
-        if any(parameter.requires_grad for parameter in module.parameters()):
-            break
-        prefix.append(module)
-    return prefix
 
 
 def _drops(module: nn.Module) -> bool:
