@@ -5,7 +5,7 @@ It is what the tasks' figures are compared with, and lets them be tested without
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,13 @@ class PlainEngine:
         )
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Generated]:
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        ended: Callable[[], object] = lambda: None,
+    ) -> list[Generated]:
         found = []
         for prompt in prompts:
             ids, stopped = list(prompt), False
@@ -54,4 +60,5 @@ class PlainEngine:
                     break
                 ids.append(token)
             found.append(Generated(ids[len(prompt) :], [], stopped))
+            ended()
         return found

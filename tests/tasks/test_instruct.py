@@ -46,7 +46,7 @@ class Parrot(PlainEngine):
         self.answers, self.stops = answers, stops
         self.asked: list[str] = []
 
-    def generate(self, prompts: object, sampling: Sampling) -> list[Generated]:
+    def generate(self, prompts: object, sampling: Sampling, **options: object) -> list[Generated]:
         found = []
         for prompt in prompts:
             text = MODEL.tokenizer.decode(prompt)

@@ -14,7 +14,7 @@ which order the verbs are called is somebody else's loop.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tunesmith.data.batch import Batch, Stream
 from tunesmith.engine.checkpointing import Held, LayerCheckpoints
 from tunesmith.engine.fusion import fused
-from tunesmith.engine.generation import Generated, Sampling, generate, stream
+from tunesmith.engine.generation import TOGETHER, Generated, Generator, Sampling
 from tunesmith.engine.optimizer import AdamWOptions, Optimizer
 from tunesmith.engine.packing import probe_layout, run_body
 from tunesmith.engine.precision import computing
@@ -73,6 +73,7 @@ class Engine:
             self.layout = probe_layout(model)
             self.logit_shape = probe_output(model) if model.anatomy.output else LogitShape()
         self.packed = packing and self.layout.can_pack
+        self._generator = Generator(model, self.layout, self.logit_shape, keep=self.packed)
         self.optimizer = Optimizer(groups, optimizer or AdamWOptions())
         self.kernels = fused(model, dtype) if fuse else {}
         self.checkpoints = LayerCheckpoints(model)
@@ -129,17 +130,33 @@ class Engine:
             return self.checkpoints.measure(lambda: self._hidden(text))
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, adapter: Adapter = "on"
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        adapter: Adapter = "on",
+        *,
+        together: int = TOGETHER,
+        ended: Callable[[], object] = lambda: None,
     ) -> list[Generated]:
-        """Continue each prompt until a stop token or `sampling.max_new_tokens`."""
+        """Continue each prompt until a stop token or `sampling.max_new_tokens`.
+
+        Args:
+            together: texts at a time; a finished one makes room for the next.
+            ended: called whenever a text has ended.
+        """
         with self._generating(), self._adapter(adapter):
-            return generate(self.model, prompts, sampling, self.logit_shape)
+            return self._generator.generate(prompts, sampling, together=together, ended=ended)
 
     @torch.no_grad()
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
         """Yield the ids of one continuation as they are made."""
         with self._generating():
-            yield from stream(self.model, prompt, sampling, self.logit_shape)
+            yield from self._generator.stream(prompt, sampling)
+
+    def generation(self) -> str:
+        """Say in words how texts are continued; the first time it is tried out."""
+        with self._generating():
+            return self._generator.form
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what learns and the optimiser's state, as `weights/…` and `optimizer/…`."""

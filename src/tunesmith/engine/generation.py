@@ -1,45 +1,51 @@
 """Generation: tokens, one after another, with the log-probability that each was given.
 
-A batch of prompts of any lengths, padded on the left, over transformers' key-value cache. Greedy
-at temperature 0, else nucleus sampling (Holtzman et al. 2020) with a generator of its own. It knows
-token ids only: no text, no template; stop tokens are given.
+    prompts, longest first ──> slots ──> one more token of every text ──> those that end leave,
+                                 ^                                        the next ones enter
+                                 └────────────────────────────────────────┘
 
-Shapes: B prompts, L longest prompt, V vocabulary.
+Texts of any lengths go through together, without padding: keys and values are kept in slots
+(`generation_cache.py`), and a slot that becomes free takes the next text, so that short answers do
+not wait for long ones. What prompts begin with in common is computed once. Where an architecture
+does not call the attention that it is given (found by running it on made-up text), texts go in
+groups of similar length, padded on the left, over transformers' own cache; `form` says which.
+
+It knows token ids only: no text, no template; stop tokens are given.
+
+Shapes: N texts at a time, L longest prompt, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from tunesmith.engine.generation_cache import Cache, Call, NotKeepableError, Opening, Step, running
+from tunesmith.engine.packing import Layout
 from tunesmith.engine.readout import logits
+from tunesmith.engine.sampling import Sampling, choose
 from tunesmith.kernels.token_loss import LogitShape
 from tunesmith.models.model import Model
 
-_BATCH = 16
+__all__ = ["CONTINUOUS", "PADDED", "TOGETHER", "Generated", "Generator", "Sampling"]
 
+TOGETHER = 16
+"""Texts at a time."""
 
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose the next token.
+CONTINUOUS = "continuous, keys kept in slots"
+PADDED = "in groups, padded, over transformers' cache"
 
-    Attributes:
-        max_new_tokens: the most tokens to generate.
-        stop_ids: tokens that end an answer.
-        temperature: 0 takes the most likely token; else logits are divided by it.
-        top_p: sample from the smallest set of tokens that holds this much probability.
-        seed: of the generator that draws.
-    """
+_OPENED = 4096
+"""Tokens of prompts that one call of the body takes; a longer prompt goes alone."""
 
-    max_new_tokens: int
-    stop_ids: tuple[int, ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+"""By which the logits of a form may differ from the stock model's; in 16 bits a twentieth."""
 
 
 @dataclass
@@ -52,71 +58,190 @@ class Generated:
     stopped: bool = False
 
 
-def generate(
-    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, shape: LogitShape
-) -> list[Generated]:
-    """Continue each prompt; results come in the order of the prompts.
+@dataclass
+class _Text:
+    """A prompt and what has been said since."""
 
-    Prompts go through in batches of similar length, so that little padding is computed.
-    """
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-    results = [Generated() for _ in prompts]
-    for start in range(0, len(order), _BATCH):
-        chosen = order[start : start + _BATCH]
-        batch = [results[i] for i in chosen]
-        for tokens_B, logprobs_B in _decode(model, [prompts[i] for i in chosen], sampling, shape):
-            _append(batch, tokens_B, logprobs_B, sampling)
-            if all(result.stopped for result in batch):
-                break
-    return results
+    number: int
+    prompt: list[int]
+    made: Generated = field(default_factory=Generated)
+    ended: bool = False
 
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt + self.made.ids
 
-def stream(
-    model: Model, prompt: Sequence[int], sampling: Sampling, shape: LogitShape
-) -> Iterator[int]:
-    """Yield the ids of one continuation as they are made, without the stop token."""
-    for tokens_B, _ in _decode(model, [prompt], sampling, shape):
-        if tokens_B[0] in sampling.stop_ids:
-            return
-        yield tokens_B[0]
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.made.ids)
 
-
-def _append(
-    batch: Sequence[Generated], tokens: list[int], logprobs: list[float], sampling: Sampling
-) -> None:
-    for result, token, logprob in zip(batch, tokens, logprobs, strict=True):
-        if result.stopped:
-            continue
-        result.logprobs.append(logprob)
+    def take(self, token: int, logprob: float, sampling: Sampling) -> None:
+        self.made.logprobs.append(logprob)
         if token in sampling.stop_ids:
-            result.stopped = True
-        else:
-            result.ids.append(token)
+            self.made.stopped = self.ended = True
+            return
+        self.made.ids.append(token)
+        self.ended = len(self.made.ids) == sampling.max_new_tokens
 
 
-def _decode(
-    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, shape: LogitShape
-) -> Iterator[tuple[list[int], list[float]]]:
-    """Yield (token, log-probability) of each prompt, step by step; never ends a row by itself."""
-    device = model.output_weight_VD.device
-    generator = torch.Generator(device).manual_seed(sampling.seed)
-    ids_BL, mask_BL = _pad_left(prompts, device)
-    positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.module.config)
-    for _ in range(sampling.max_new_tokens):
-        hidden_BLD = model.body(
-            input_ids=ids_BL,
-            attention_mask=mask_BL,
-            position_ids=positions_BL,
-            past_key_values=cache,
-            use_cache=True,
-        )[0]
-        scores_BV = torch.log_softmax(logits(model, hidden_BLD[:, -1], shape).float(), dim=-1)
-        next_B = _choose(scores_BV, sampling, generator)
-        yield next_B.tolist(), scores_BV.gather(1, next_B[:, None])[:, 0].tolist()
-        ids_BL = next_B[:, None]
-        mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(prompts), 1)], dim=1)
-        positions_BL = positions_BL[:, -1:] + 1
+class Generator:
+    """Continues texts, with the weights and adapters as they are at that moment.
+
+    Args:
+        model: in evaluation mode whenever it is called, and within `torch.no_grad`.
+        layout: how its body is called.
+        shape: how its logits are made.
+        keep: keep keys and values in slots where the body allows it; False always pads.
+    """
+
+    def __init__(self, model: Model, layout: Layout, shape: LogitShape, *, keep: bool) -> None:
+        self._model, self._layout, self._shape = model, layout, shape
+        self._keep = keep and layout.can_pack
+        self._device = next(model.module.parameters()).device
+
+    @cached_property
+    def form(self) -> str:
+        """How texts go through this body: `CONTINUOUS` or `PADDED`; tried out when first asked."""
+        return CONTINUOUS if self._keep and self._is_right() else PADDED
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        together: int = TOGETHER,
+        ended: Callable[[], object] = lambda: None,
+    ) -> list[Generated]:
+        """Continue each prompt; results come in the order of the prompts.
+
+        Args:
+            together: texts at a time.
+            ended: called whenever a text has ended.
+        """
+        texts = [_Text(number, list(prompt)) for number, prompt in enumerate(prompts)]
+        for text in self._grown(texts, sampling, together):
+            if text.ended:
+                ended()
+        return [text.made for text in texts]
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        """Yield the ids of one continuation as they are made, without the stop token."""
+        for text in self._grown([_Text(0, list(prompt))], sampling, 1):
+            if not text.made.stopped:
+                yield text.made.ids[-1]
+
+    def _grown(self, texts: Sequence[_Text], sampling: Sampling, together: int) -> Iterator[_Text]:
+        """Yield a text whenever it has got a token, or has ended with one."""
+        if not texts or sampling.max_new_tokens == 0:
+            return
+        ordered = sorted(texts, key=lambda text: (-len(text.prompt), text.prompt))
+        if self.form == CONTINUOUS:
+            yield from self._continuous(ordered, sampling, together)
+            return
+        for start in range(0, len(ordered), together):
+            yield from self._padded(ordered[start : start + together], sampling)
+
+    def _continuous(
+        self, ordered: Sequence[_Text], sampling: Sampling, together: int
+    ) -> Iterator[_Text]:
+        longest = len(ordered[0].prompt) + sampling.max_new_tokens
+        cache = Cache(min(together, len(ordered)), longest)
+        waiting, active = deque(ordered), list[_Text]()
+        while waiting or active:
+            entering = _entering(waiting, cache.slots - len(active))
+            if entering:
+                held = [text.ids[:-1] for text in active]  # the last token's key is not there yet
+                prompts = [text.prompt for text in entering]
+                call: Call = Opening(cache, held, prompts, self._device)
+                active += entering
+            else:
+                entering = active
+                ids, positions = [t.ids[-1] for t in active], [t.length - 1 for t in active]
+                call = Step(cache, ids, positions, self._device)
+            self._take(entering, self._run(call), sampling)
+            yield from list(entering)
+            _leave(active, cache)
+
+    def _run(self, call: Call) -> Tensor:
+        """Return the logits of the last token of each text, `[N, V]`."""
+        with running(self._model.module, call):
+            arguments = self._layout.arguments(call.positions_T[None])
+            hidden_TD: Tensor = self._model.body(input_ids=call.ids_T[None], **arguments)[0][0]
+        return logits(self._model, hidden_TD[call.last_N], self._shape)
+
+    def _padded(self, texts: Sequence[_Text], sampling: Sampling) -> Iterator[_Text]:
+        ids_NL, mask_NL = _pad_left([text.prompt for text in texts], self._device)
+        positions_NL = (mask_NL.cumsum(1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self._model.module.config)
+        while not all(text.ended for text in texts):
+            hidden_NLD = self._model.body(
+                input_ids=ids_NL,
+                attention_mask=mask_NL,
+                position_ids=positions_NL,
+                past_key_values=cache,
+                use_cache=True,
+            )[0]
+            unfinished = [text for text in texts if not text.ended]
+            rows = [row for row, text in enumerate(texts) if not text.ended]
+            self._take(unfinished, logits(self._model, hidden_NLD[rows, -1], self._shape), sampling)
+            yield from unfinished
+            ids_NL = torch.tensor([[text.ids[-1]] for text in texts], device=self._device)
+            mask_NL = torch.cat([mask_NL, mask_NL.new_ones(len(texts), 1)], dim=1)
+            positions_NL = positions_NL[:, -1:] + 1
+
+    def _take(self, texts: Sequence[_Text], logits_NV: Tensor, sampling: Sampling) -> None:
+        draws = [(text.number, len(text.made.ids)) for text in texts]
+        chosen = zip(texts, *choose(logits_NV, sampling, draws), strict=True)
+        for text, token, logprob in chosen:
+            text.take(token, logprob, sampling)
+
+    def _is_right(self) -> bool:
+        """Whether texts with kept keys get the logits that the stock model gives them."""
+        low = min(10, self._model.anatomy.vocab_size // 2)
+        drawn = torch.Generator().manual_seed(3)
+        size = (2, 12)
+        made_up = torch.randint(low, self._model.anatomy.vocab_size, size, generator=drawn).tolist()
+        texts = [made_up[0], made_up[0][:5] + made_up[1][:6]]  # with a common beginning
+        cache = Cache(2, 12)
+        try:
+            opened = Opening(cache, [], [text[:-3] for text in texts], self._device)
+            found = [self._run(opened)]
+            for back in (3, 2, 1):
+                ids, positions = [t[-back] for t in texts], [len(t) - back for t in texts]
+                found.append(self._run(Step(cache, ids, positions, self._device)))
+        except NotKeepableError:
+            return False
+        ours_N4V = torch.stack(found, 1)
+        stock = [self._model.module(input_ids=self._row(text)).logits[0, -4:] for text in texts]
+        theirs_N4V = torch.stack(stock)
+        difference = (ours_N4V - theirs_N4V).float().norm()
+        tolerance = _TOLERANCE.get(ours_N4V.dtype, 5e-2)
+        return bool(difference <= tolerance * theirs_N4V.float().norm())
+
+    def _row(self, ids: Sequence[int]) -> Tensor:
+        return torch.tensor([list(ids)], device=self._device)
+
+
+def _entering(waiting: deque[_Text], free: int) -> list[_Text]:
+    """Take as many texts as there are free slots and one call of the body should read."""
+    taken: list[_Text] = []
+    tokens = 0
+    while waiting and len(taken) < free:
+        tokens += len(waiting[0].prompt)
+        if taken and tokens > _OPENED:
+            break
+        taken.append(waiting.popleft())
+    return taken
+
+
+def _leave(active: list[_Text], cache: Cache) -> None:
+    """Let texts that ended go; the last one takes a place that became free, so none lies empty."""
+    for slot in reversed(range(len(active))):
+        if active[slot].ended:
+            last = active.pop()
+            if slot < len(active):
+                cache.move(len(active), slot, last.length - 1)
+                active[slot] = last
 
 
 def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -124,13 +249,3 @@ def _pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[T
     rows = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
-
-
-def _choose(scores_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    if sampling.temperature == 0:
-        return scores_BV.argmax(-1)
-    sorted_BV, ids_BV = torch.softmax(scores_BV / sampling.temperature, -1).sort(descending=True)
-    outside_BV = sorted_BV.cumsum(-1) - sorted_BV >= sampling.top_p
-    kept_BV = sorted_BV.masked_fill(outside_BV, 0.0)
-    drawn_B1 = torch.multinomial(kept_BV, 1, generator=generator)
-    return ids_BV.gather(1, drawn_B1)[:, 0]

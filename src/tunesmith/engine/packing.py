@@ -233,7 +233,7 @@ def _packs(
     try:
         forwards = _documents(model, [short, long], layout, packed=True)
         backwards = _documents(model, [long, short], layout, packed=True)
-    except _NotPackableError:
+    except (_NotPackableError, TypeError):  # code of its own that cannot do without a mask
         return False
     return _same(forwards, alone) and _same(backwards, alone[::-1])
 

@@ -55,13 +55,13 @@ def shared_beginnings(stream: Stream) -> Sharing | None:
     tokens = stream.ids_T.tolist()
     documents = [tokens[first:last] for first, last in pairwise(ends)]
     order = sorted(range(len(documents)), key=documents.__getitem__)
-    common = [0, *(_common(documents[a], documents[b]) for a, b in pairwise(order))]
+    common = [0, *(common_beginning(documents[a], documents[b]) for a, b in pairwise(order))]
     if sum(common) < WORTH * len(tokens):
         return None
     return _tree(stream, ends, order, common)
 
 
-def _common(one: list[int], other: list[int]) -> int:
+def common_beginning(one: list[int], other: list[int]) -> int:
     """Length of the longest common beginning."""
     for place, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:

@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tunesmith.console import Console
+from tunesmith.engine.generation import PADDED
 from tunesmith.evaluation.evaluate import measure, metrics_json, write_predictions
 from tunesmith.evaluation.noise import Noise, measure_noise
 from tunesmith.evaluation.probe import compare_probe, probe_refusal, probe_scores
 from tunesmith.evaluation.significance import Comparison, compare
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.prepare import Part, Prepared, primary_metric
+from tunesmith.runs.record import generates
 from tunesmith.tasks.base import ExampleScore
 
 _NOISE_RECORDS = 32
@@ -36,6 +38,8 @@ class Measured:
 
 def measure_before(folder: RunFolder, prepared: Prepared, console: Console) -> Measured:
     """Measure the weights before training, and the noise of doing so."""
+    if generates(prepared) and prepared.engine.generation() == PADDED:
+        console.note(f"Answers are generated {PADDED}: this architecture allows no faster form.")
     measured = _measure(folder, "before", prepared, console)
     if not folder.noise.exists():
         folder.write_json(folder.noise, asdict(_noise(prepared)))

@@ -33,6 +33,7 @@ def write_record(folder: RunFolder, prepared: Prepared) -> None:
             "task": prepared.task.state(),
             "kernels": prepared.engine.kernels,
             "packed": prepared.engine.packed,
+            "generation": prepared.engine.generation() if generates(prepared) else None,
             "dtype": str(prepared.engine.dtype).removeprefix("torch."),
             "checkpointing": record_of(prepared.engine, prepared.memory),
             "initial_digest": prepared.engine.digest(),
@@ -43,6 +44,12 @@ def write_record(folder: RunFolder, prepared: Prepared) -> None:
             "versions": versions(),
         },
     )
+
+
+def generates(prepared: Prepared) -> bool:
+    """Whether some of the test records are measured by real generation."""
+    metrics = prepared.task.metrics.values()
+    return prepared.recipe.evaluation.generate > 0 and any(metric.generated for metric in metrics)
 
 
 def fingerprints(prepared: Prepared) -> dict[str, str]:

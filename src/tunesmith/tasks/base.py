@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 Sums = Mapping[str, NDArray[np.float64]]
 
-_GENERATED_TOGETHER = 16
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -278,19 +276,17 @@ def answer_prompts(
     from tunesmith.engine.generation import Sampling
 
     found: list[tuple[str, bool]] = [("", False)] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
-    groups = [
-        order[start : start + _GENERATED_TOGETHER]
-        for start in range(0, len(order), _GENERATED_TOGETHER)
-    ]
+    alike: dict[Sampling, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        sampling = Sampling(prompt.max_new_tokens, prompt.stop_ids)
+        alike.setdefault(sampling, []).append(index)
     with console.progress("generate", len(prompts)) as bar:
-        for group in groups:
-            sampling = Sampling(prompts[group[0]].max_new_tokens, prompts[group[0]].stop_ids)
-            answers = engine.generate([prompts[i].ids for i in group], sampling)
-            for index, answer in zip(group, answers, strict=True):
+        for sampling, members in alike.items():
+            ids = [prompts[i].ids for i in members]
+            answers = engine.generate(ids, sampling, ended=bar.advance)
+            for index, answer in zip(members, answers, strict=True):
                 text = engine.model.tokenizer.decode(answer.ids, skip_special_tokens=True)
                 found[index] = text, answer.stopped
-            bar.advance(len(group))
     return found
 
 
