@@ -5,6 +5,7 @@
     forward_backward   gradients are added up         one micro-batch of a step
     optimizer_step     clip, update, clear            one step
     generate           tokens + log-probabilities     from the weights as they are now
+    frozen_rows        what the frozen layers give    computed once, then kept and put in
     state_dict         what a resumed run needs, bit for bit
 
 It owns a model and an optimiser. It knows nothing of tasks, files or recipes; how often and in
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -25,13 +27,16 @@ from tunesmith.data.batch import Batch, Stream
 from tunesmith.engine.checkpointing import Held, LayerCheckpoints
 from tunesmith.engine.fusion import fused
 from tunesmith.engine.generation import TOGETHER, Generated, Generator, Sampling
+from tunesmith.engine.kept_rows import Kept, Per
 from tunesmith.engine.optimizer import AdamWOptions, Optimizer
 from tunesmith.engine.packing import probe_layout, run_body
 from tunesmith.engine.precision import computing
 from tunesmith.engine.prefix import Prefix, find_prefix
-from tunesmith.engine.readout import probe_output, read
+from tunesmith.engine.prefix_rows import compute_rows, going_on, refusal
+from tunesmith.engine.readout import PER_DOCUMENT, probe_output, read, read_documents
 from tunesmith.kernels.allocator import reuse_memory
 from tunesmith.kernels.token_loss import LogitShape
+from tunesmith.models.heads import document_rows
 from tunesmith.models.model import Model
 from tunesmith.objectives.base import Objective, TokenLogProbs
 from tunesmith.techniques.base import ParameterGroup
@@ -42,6 +47,10 @@ Adapter = Literal["on", "off"]
 
 class Engine:
     """A model that can learn.
+
+    Attributes:
+        prefix: what of its body lies below the first thing that learns.
+        kept: rows that are taken instead of computing the prefix, where they were kept.
 
     Args:
         model: a loaded model; what learns has `requires_grad`.
@@ -81,6 +90,7 @@ class Engine:
         if self.optimizer.parameters:
             with computing(dtype, self.device):
                 self.prefix = find_prefix(model, self.layout, packed=self.packed)
+        self.kept: Kept | None = None
         self._drops = _drops(model.module)
         self._training: bool | None = None
 
@@ -158,6 +168,24 @@ class Engine:
         with self._generating():
             return self._generator.form
 
+    def frozen_rows(self, batch: Batch, per: Per) -> Tensor:
+        """Return what the frozen prefix gives for a batch, without gradients and without dropout.
+
+        Args:
+            per: `token`: the hidden states behind the prefix's last layer, `rows_TD`; `document`:
+                what the head reads of each document, `rows_BD`, where the whole body is frozen.
+        """
+        text = batch.to(self.device).text
+        with torch.no_grad(), self._mode(training=False), computing(self.dtype, self.device):
+            if per == "token":
+                return compute_rows(self.model, self.prefix, text, self.layout, packed=self.packed)
+            return document_rows(self.model, self._hidden(text), text.cu_seqlens)
+
+    def refuses_rows(self) -> str | None:
+        """Return why the body cannot go on from kept rows, or None where it can."""
+        with computing(self.dtype, self.device):
+            return refusal(self.model, self.prefix, self.layout, packed=self.packed)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return what learns and the optimiser's state, as `weights/…` and `optimizer/…`."""
         weights = {f"weights/{n}": p.detach() for n, p in self.optimizer.parameters.items()}
@@ -187,6 +215,10 @@ class Engine:
 
     def _read(self, batch: Batch, readout: type[Any], token_weights: Tensor | None) -> Any:
         with computing(self.dtype, self.device):
+            if self.kept is not None and self.kept.per == "document" and readout in PER_DOCUMENT:
+                rows_BD = self.kept.find(batch.text)
+                if rows_BD is not None:
+                    return read_documents(self.model, rows_BD, readout)
             hidden_TD = self._hidden(batch.text)
             weights = token_weights if readout is TokenLogProbs else None
             return read(
@@ -194,8 +226,14 @@ class Engine:
             )
 
     def _hidden(self, stream: Stream) -> Tensor:
+        run = partial(run_body, self.model, stream, self.layout, packed=self.packed)
         share = not (self._training and self._drops)
-        return run_body(self.model, stream, self.layout, packed=self.packed, share=share)
+        per_token = self.kept is not None and self.kept.per == "token"
+        rows_TD = self.kept.find(stream) if self.kept is not None and per_token else None
+        if rows_TD is None:
+            return run(share=share)
+        with going_on(self.model, self.prefix, rows_TD, stream, packed=self.packed):
+            return run(share=share)
 
     @contextmanager
     def _mode(self, *, training: bool) -> Iterator[None]:

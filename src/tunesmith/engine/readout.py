@@ -1,6 +1,6 @@
 """What an objective reads of a forward pass: from hidden states to a readout.
 
-    hidden_TD ──read──> TokenLogProbs | Pooled | Hidden
+    hidden_TD ──read──> TokenLogProbs | Pooled | Features | Hidden
 
 Logits are computed by us, outside the model class and only where a token is learnt, so that no
 architecture opts out of the loss arithmetic. What some families do to their logits beside the
@@ -20,9 +20,12 @@ from torch import Tensor
 from tunesmith.data.batch import Stream
 from tunesmith.errors import ModelError
 from tunesmith.kernels.token_loss import LogitShape, linear_cross_entropy, token_log_probs
-from tunesmith.models.heads import pool_documents
+from tunesmith.models.heads import apply_head, document_rows
 from tunesmith.models.model import Model
-from tunesmith.objectives.base import Hidden, Pooled, TokenLogProbs
+from tunesmith.objectives.base import Features, Hidden, Pooled, TokenLogProbs
+
+PER_DOCUMENT = (Pooled, Features)
+"""Readouts for which one row of each document is enough."""
 
 
 def read(
@@ -42,11 +45,18 @@ def read(
     """
     if readout is Hidden:
         return Hidden(hidden_TD)
-    if readout is Pooled:
-        return Pooled(pool_documents(model, hidden_TD, stream.cu_seqlens).float())
+    if readout in PER_DOCUMENT:
+        return read_documents(model, document_rows(model, hidden_TD, stream.cu_seqlens), readout)
     if readout is TokenLogProbs:
         return _token_log_probs(model, hidden_TD, stream, shape, token_weights)
     raise TypeError(f"the engine has no readout {readout.__name__}")
+
+
+def read_documents(model: Model, rows_BD: Tensor, readout: type[Any]) -> Any:
+    """Return a readout of `PER_DOCUMENT` from what the head reads of each document."""
+    if readout is Features:
+        return Features(rows_BD)
+    return Pooled(apply_head(model, rows_BD).float())
 
 
 def _token_log_probs(

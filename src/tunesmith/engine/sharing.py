@@ -36,11 +36,13 @@ class Sharing:
     """A batch as the tree of its beginnings.
 
     Attributes:
-        ids_M, positions_M: the tokens that are computed, and their places in their documents.
+        kept_M: which tokens of the batch are computed.
+        ids_M, positions_M: these tokens, and their places in their documents.
         place_T: for each token of the batch, in the batch's own order, its row among the M.
         rows: which documents read which rows, for attention.
     """
 
+    kept_M: Tensor
     ids_M: Tensor
     positions_M: Tensor
     place_T: Tensor
@@ -85,6 +87,7 @@ def _tree(stream: Stream, ends: list[int], order: list[int], common: list[int]) 
     keys = [row for document in order for row in rows_of[document]]
     lengths = [ends[document + 1] - ends[document] for document in order]
     return Sharing(
+        kept_M,
         stream.ids_T[kept_M],
         stream.positions_T[kept_M],
         torch.tensor([row for rows in rows_of for row in rows], device=device),

@@ -1,6 +1,6 @@
 """Heads on packed hidden states: what a document's class is, from where the document lies.
 
-    hidden_TD ──rows of each document──> first | last | mean ──the stock head──> outputs_BC
+    hidden_TD ──document_rows──> first | last | mean: rows_BD ──apply_head──> outputs_BC
 
 transformers' classifiers pool a padded batch; a pack has its documents end to end, so the rows
 are gathered here and the model's own head modules are applied to them. It runs no body.
@@ -51,7 +51,10 @@ class FeatureHead(nn.Module):
 
     def forward(self, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Return `outputs_BC`."""
-        features_BD = self.pool(hidden_TD, cu_seqlens)
+        return self.outputs(self.pool(hidden_TD, cu_seqlens))
+
+    def outputs(self, features_BD: Tensor) -> Tensor:
+        """Return `outputs_BC` of pooled features."""
         outputs_BC: Tensor = self.linear(features_BD.to(self.linear.weight.dtype))
         return outputs_BC
 
@@ -85,16 +88,42 @@ def pool_documents(model: Model, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tenso
     Raises:
         ModelError: the model has no head that is known here.
     """
+    return apply_head(model, document_rows(model, hidden_TD, cu_seqlens))
+
+
+def head_pooling(model: Model) -> Pooling:
+    """Return what the model's head reads of a document.
+
+    Raises:
+        ModelError: the model has no head that is known here.
+    """
+    if isinstance(model.module, FeatureModel):
+        return model.module.head.pooling
+    if "score" in model.anatomy.head:
+        return "last"
+    if "classifier" in model.anatomy.head:
+        return "cls"
+    raise ModelError(f"This {model.anatomy.family} model has no head that names a class.")
+
+
+def document_rows(model: Model, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Return what the model's head reads of each document, `rows_BD`; see `pool_documents`."""
+    if isinstance(model.module, FeatureModel):
+        return model.module.head.pool(hidden_TD, cu_seqlens)
+    if head_pooling(model) == "last":
+        return hidden_TD[cu_seqlens[1:].long() - 1]
+    return hidden_TD[cu_seqlens[:-1].long()]
+
+
+def apply_head(model: Model, rows_BD: Tensor) -> Tensor:
+    """Return what the model's head says of such rows: `outputs_BC`, float32 (or float64)."""
     module: Any = model.module
     if isinstance(module, FeatureModel):
-        outputs_BC: Tensor = module.head(hidden_TD, cu_seqlens)
-    elif "score" in model.anatomy.head:
-        last_BD = hidden_TD[cu_seqlens[1:].long() - 1]
-        outputs_BC = _apply(module.score, last_BD)
-    elif "classifier" in model.anatomy.head:
-        outputs_BC = _classify_first(model, hidden_TD[cu_seqlens[:-1].long()])
+        outputs_BC: Tensor = module.head.outputs(rows_BD)
+    elif head_pooling(model) == "last":
+        outputs_BC = _apply(module.score, rows_BD)
     else:
-        raise ModelError(f"This {model.anatomy.family} model has no head that names a class.")
+        outputs_BC = _classify_first(model, rows_BD)
     return outputs_BC.to(torch.promote_types(outputs_BC.dtype, torch.float32))
 
 

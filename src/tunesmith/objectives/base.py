@@ -48,6 +48,13 @@ class Pooled:
 
 
 @dataclass(frozen=True)
+class Features:
+    """What the head reads of each document: `features_BD`, one vector of each."""
+
+    features_BD: Tensor
+
+
+@dataclass(frozen=True)
 class Hidden:
     """The body's last hidden state, of every token: `hidden_TD`."""
 
