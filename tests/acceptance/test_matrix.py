@@ -50,7 +50,20 @@ REFUSED = {
     ("repurpose", task, family): f"'repurpose' does not suit the task '{task}'"
     for task, family in itertools.product(("instruct", "language_modeling"), ("llama", "gpt2"))
 }
-ALL = list(itertools.product(TECHNIQUES.names(), TASKS.names(), FAMILIES))
+SAMPLED = {  # adapters that share the path of lora: every family of them is tested apart
+    "vera": {("instruct", "llama")},
+    "ia3": {("classification", "bert")},
+    "oft": {("language_modeling", "llama")},
+    "prompt_tuning": {("instruct", "llama"), ("classification", "bert")},
+    "p_tuning": {("language_modeling", "gpt2")},
+    "prefix_tuning": {("instruct", "gpt2"), ("classification", "bert")},
+}
+ADAPTERS = {"lora", *SAMPLED}
+ALL = [
+    cell
+    for cell in itertools.product(TECHNIQUES.names(), TASKS.names(), FAMILIES)
+    if cell[0] not in SAMPLED or cell[1:] in SAMPLED[cell[0]]
+]
 TRAINED = [cell for cell in ALL if cell not in REFUSED]
 
 
@@ -168,9 +181,10 @@ def only_the_last_layer_changes(cell: Finished) -> bool:
 
 def only_adapters_are_saved(cell: Finished) -> bool:
     saved = load_file(cell.model / "adapter_model.safetensors")
-    allowed = ("lora_A", "lora_B", "score", "classifier", "pooler")
+    own = ("lora_A", "lora_B", "vera_", "ia3_l", "oft_R", "prompt_embeddings")
+    allowed = (*own, "score", "classifier", "pooler")
     return all(any(word in name for word in allowed) for name in saved) and any(
-        bool(tensor.any()) for name, tensor in saved.items() if "lora_B" in name
+        bool(tensor.any()) for name, tensor in saved.items() if any(word in name for word in own)
     )
 
 
@@ -184,7 +198,7 @@ def only_the_linear_map_changes(cell: Finished) -> bool:
 EXPECTED: dict[str, Callable[[Finished], bool]] = {
     "full": all_change,
     "layers": only_the_last_layer_changes,
-    "lora": only_adapters_are_saved,
+    **dict.fromkeys(ADAPTERS, only_adapters_are_saved),
     "repurpose": only_the_linear_map_changes,
 }
 
@@ -204,7 +218,7 @@ def read(cell: Finished) -> tuple[Any, Any]:
         return SentenceTransformer(str(cell.model), device="cpu"), tokenizer
     classifies = cell.task == "classification"
     ending = "ForSequenceClassification" if classifies else "ForCausalLM"
-    if cell.technique == "lora":
+    if cell.technique in ADAPTERS:
         options = {"num_labels": 2} if classifies else {}
         reader = getattr(peft, f"AutoPeftModel{ending}")
         return reader.from_pretrained(cell.model, **options).eval(), tokenizer
@@ -230,7 +244,8 @@ def log_likelihood(cell: Finished, model: Any, tokenizer: Any, tested: dict[str,
         given = prompt(tokenizer, tested["prompt"].removeprefix("user: "))
         answer = tokenizer(tested["reference"])["input_ids"]
     ids = torch.tensor([[*given, *answer, tokenizer.eos_token_id]])
-    scores = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+    # PEFT gives logits for virtual tokens, too.
+    scores = model(input_ids=ids).logits[0, -ids.shape[1] :][:-1].log_softmax(-1)
     rows = scores.gather(-1, ids[0, 1:, None])[:, 0]
     return float(rows[max(len(given) - 1, 0) :].sum())
 

@@ -56,6 +56,10 @@ INSTRUCT = {
 }
 FULL = INSTRUCT | {"technique": "full"}
 LAYERS = INSTRUCT | {"technique": {"name": "layers", "last": 1}}
+VERA, IA3, OFT, PROMPT, P_TUNING, PREFIX = (
+    INSTRUCT | {"technique": {"name": name}}
+    for name in ("vera", "ia3", "oft", "prompt_tuning", "p_tuning", "prefix_tuning")
+)
 LM = INSTRUCT | {
     "task": {"name": "language_modeling", "max_new_tokens": 3},
     "data": {"train": "texts.jsonl"},
@@ -289,6 +293,27 @@ TABLE: dict[str, Row] = {
     "technique lora.bias": Row("none", "all", checked, INSTRUCT | {"model": "gpt2"},
                                part="trainable_parameters"),
     "technique lora.rank_stabilized": Row(False, True, result),
+    "technique lora.dora": Row(False, True, checked, part="trainable_parameters"),
+    "technique lora.initial": Row("zero", "pissa", record, part="initial_digest"),
+    "technique lora.b_rate": Row(1.0, 16.0, result),
+    "technique vera.rank": Row(8, 16, checked, VERA, part="trainable_parameters"),
+    "technique vera.start": Row(0.1, 0.5, record, VERA, part="initial_digest"),
+    "technique vera.dropout": Row(0.0, 0.5, result, VERA),
+    "technique vera.targets": Row("all-linear", ["q_proj"], checked, VERA,
+                                  part="trainable_parameters"),
+    "technique ia3.targets": Row("auto", ["q_proj"], checked, IA3, part="trainable_parameters"),
+    "technique oft.block_size": Row(4, 8, checked, OFT, part="trainable_parameters"),
+    "technique oft.shared": Row(False, True, checked, OFT, part="trainable_parameters"),
+    "technique oft.targets": Row("all-linear", ["q_proj"], checked, OFT,
+                                 part="trainable_parameters"),
+    "technique prompt_tuning.length": Row(2, 3, checked, PROMPT, part="trainable_parameters"),
+    "technique prompt_tuning.text": Row(None, "Say", record, PROMPT, part="initial_digest"),
+    "technique p_tuning.length": Row(2, 3, checked, P_TUNING, part="trainable_parameters"),
+    "technique p_tuning.network": Row("mlp", "lstm", checked, P_TUNING,
+                                      part="trainable_parameters"),
+    "technique p_tuning.hidden": Row(4, 8, checked, P_TUNING, part="trainable_parameters"),
+    "technique prefix_tuning.length": Row(2, 3, checked, PREFIX, part="trainable_parameters"),
+    "technique prefix_tuning.hidden": Row(None, 8, checked, PREFIX, part="trainable_parameters"),
     "technique repurpose.pooling": Row("mean", "cls", result, REPURPOSE),
     "technique repurpose.strength": Row(0.01, 100.0, result, REPURPOSE),
 }  # fmt: skip

@@ -177,8 +177,14 @@ class _Twice:
 
 
 def learning_layers(model: Model) -> tuple[str, ...]:
-    """Return the layers that a gradient passes through: from the first that learns to the last."""
+    """Return the layers that a gradient passes through: from the first that learns to the last.
+
+    None where keys and values before the text are learnt: computed again, a layer would add them to
+    its cache a second time.
+    """
     anatomy = model.anatomy
+    if model.virtual and model.virtual.cached:
+        return ()
     names = tuple(layer.name for layer in anatomy.layers)
     learns = [
         any(parameter.requires_grad for parameter in model.module.get_submodule(name).parameters())

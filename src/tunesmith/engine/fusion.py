@@ -207,8 +207,11 @@ def _is_frozen_product(layer: Any) -> bool:
 
 def _is_plain(layer: Any) -> bool:
     """Whether a layer computes now what LoRA's formula says: one adapter or none, not merged."""
-    if not hasattr(layer, "lora_A"):
+    factors = getattr(layer, "lora_A", None)
+    if factors is None:
         return True
+    if not isinstance(factors, nn.ModuleDict):  # AdaLoRA's are bare, and have a third between them
+        return False
     if layer.merged or len(layer.active_adapters) > 1 or getattr(layer, "lora_variant", None):
         return False
     return not any(getattr(layer, "lora_bias", {}).values())

@@ -214,7 +214,7 @@ def probe_layout(model: Model) -> Layout:
                 padded = _documents(model, [short, long], layout, packed=False)
                 if not _same(padded, alone):
                     continue
-                can_pack = _packs(model, short, long, alone, layout)
+                can_pack = not model.virtual and _packs(model, short, long, alone, layout)
                 can_share = can_pack and _shares(model, [long[:6] + short, long], layout)
                 return replace(layout, can_pack=can_pack, can_share=can_share)
     finally:

@@ -28,6 +28,7 @@ from transformers import (
 from tunesmith.console import Console
 from tunesmith.errors import ModelError
 from tunesmith.models import soundness
+from tunesmith.models.adapters import changes_anything
 from tunesmith.models.anatomy import study
 from tunesmith.models.heads import FeatureHead, FeatureModel, Pooling
 from tunesmith.models.kinds import ENCODER, check_fit
@@ -36,6 +37,7 @@ from tunesmith.models.notes import Notes, read_notes
 from tunesmith.models.quiet import quiet
 from tunesmith.models.resolve import Resolved, of_folder, resolve
 from tunesmith.models.seeded import seeded
+from tunesmith.models.virtual_tokens import read_virtual_tokens
 
 _CLASSES: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
@@ -197,14 +199,15 @@ def _load_adapter(folder: Path, notes: Notes, dtype: torch.dtype, console: Conso
         with quiet():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             model.peft = PeftModel.from_pretrained(model.module, folder)
+            if model.peft.active_peft_config.is_prompt_learning:
+                read_virtual_tokens(model)
     except Exception as error:  # readers of damaged files raise whatever they like
         raise ModelError(
             f"The adapter cannot be loaded: {_first_line(error)}",
             where=str(folder),
             fix="Take it from the run again.",
         ) from error
-    maps_up = [p for name, p in model.module.named_parameters() if ".lora_B." in name]
-    if not any(bool(parameter.any()) for parameter in maps_up):
+    if not changes_anything(model):
         raise ModelError(
             "The adapter changes nothing: all that it adds is zero.",
             where=str(folder),

@@ -16,6 +16,19 @@ if TYPE_CHECKING:
     from tunesmith.models.resolve import Resolved
 
 
+@dataclass(frozen=True)
+class Virtual:
+    """Virtual tokens: places before every text that hold no text but what was learnt.
+
+    Attributes:
+        tokens: how many.
+        cached: whether they are keys and values of each layer, not vectors that are read.
+    """
+
+    tokens: int
+    cached: bool
+
+
 @dataclass
 class Model:
     """A model in memory.
@@ -26,6 +39,7 @@ class Model:
         anatomy: what is where in it.
         source: the files that it came from, and their fingerprint.
         peft: the PEFT wrapper, once a technique has added adapters.
+        virtual: what the body reads before each text, where a technique has put something there.
         parameters: how many there were when it was loaded, the task's head among them: those that
             a technique adds (adapters) are not counted.
     """
@@ -35,6 +49,7 @@ class Model:
     anatomy: Anatomy
     source: Resolved
     peft: Any = None
+    virtual: Virtual | None = None
     parameters: int = field(init=False)
 
     def __post_init__(self) -> None:

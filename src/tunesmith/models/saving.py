@@ -176,7 +176,7 @@ def _read_back(model: Model, folder: Path, ids_1T: Tensor) -> Tensor | None:
     classes = {"num_labels": config.num_labels} if model.anatomy.head else {}
     reader = _reader_class(model).from_pretrained(folder, dtype=dtype, **classes)
     logits: Tensor = reader.eval()(input_ids=ids_1T).logits
-    return logits
+    return logits[:, -ids_1T.shape[1] :] if logits.ndim == 3 else logits
 
 
 def _reader_class(model: Model) -> Any:

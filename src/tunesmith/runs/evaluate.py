@@ -18,6 +18,7 @@ from tunesmith.engine.engine import Engine
 from tunesmith.errors import DataError
 from tunesmith.evaluation.evaluate import measure, metrics_json
 from tunesmith.evaluation.significance import Comparison, compare
+from tunesmith.models.adapters import without_adapter
 from tunesmith.recipes.load import load_recipe
 from tunesmith.recipes.schema import Recipe
 from tunesmith.runs.prepare import (
@@ -67,7 +68,9 @@ def evaluate(
     training = recipe.training.model_copy(update={"precision": run.record["dtype"]})
     as_it_was = recipe.model_copy(update={"training": training})
     base = build_engine(as_it_was, task, make_technique(recipe), console)
-    before, after = (_scores(task, e, part, recipe, console) for e in (base, tuned))
+    with without_adapter(base.model):
+        before = _scores(task, base, part, recipe, console)
+    after = _scores(task, tuned, part, recipe, console)
     comparison = compare(
         before,
         after,

@@ -11,6 +11,7 @@ run measures nothing twice. The test records are read here alone.
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tunesmith.evaluation.evaluate import measure, metrics_json, write_predictio
 from tunesmith.evaluation.noise import Noise, measure_noise
 from tunesmith.evaluation.probe import compare_probe, probe_refusal, probe_scores
 from tunesmith.evaluation.significance import Comparison, compare
+from tunesmith.models.adapters import without_adapter
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.prepare import Part, Prepared, primary_metric
 from tunesmith.runs.record import generates
@@ -40,9 +42,12 @@ def measure_before(folder: RunFolder, prepared: Prepared, console: Console) -> M
     """Measure the weights before training, and the noise of doing so."""
     if generates(prepared) and prepared.engine.generation() == PADDED:
         console.note(f"Answers are generated {PADDED}: this architecture allows no faster form.")
-    measured = _measure(folder, "before", prepared, console)
-    if not folder.noise.exists():
-        folder.write_json(folder.noise, asdict(_noise(prepared)))
+    model = prepared.model
+    begun = nullcontext() if prepared.technique.begins_as_base else without_adapter(model)
+    with begun:
+        measured = _measure(folder, "before", prepared, console)
+        if not folder.noise.exists():
+            folder.write_json(folder.noise, asdict(_noise(prepared)))
     return measured
 
 

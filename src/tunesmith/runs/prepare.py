@@ -241,9 +241,9 @@ def build_engine(recipe: Recipe, task: Task, technique: Technique, console: Cons
     head = technique.head(task.head)
     model = load_model(source, head=head, labels=task.labels, dtype=dtype, seed=training.seed)
     model.module.to(device)
-    task.bind(model)
     with seeded(training.seed):
         technique.prepare(model)
+    task.bind(model)
     return Engine(
         model,
         technique.parameter_groups(model),

@@ -8,15 +8,17 @@ recipe and no loop. Options are pydantic models, importable without torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tunesmith.models.layer_scores import GradientStatistics
     from tunesmith.models.model import Model
 
 
@@ -33,6 +35,8 @@ class Technique(ABC):
     """A way to let a model learn; `name` is set by the registry."""
 
     name: ClassVar[str]
+    begins_as_base: ClassVar[bool] = True
+    """Whether a prepared model answers as the base does, but for rounding."""
 
     class Options(BaseModel):
         """No options."""
@@ -47,10 +51,29 @@ class Technique(ABC):
         """Return why this technique cannot serve such a task and model, or None where it can.
 
         Args:
-            head: the head that the task needs (`causal_lm`, `classification`).
+            head: the head that the task needs, a name of `models.heads.HEADS`.
             kind: the kind of model (`decoder`, `encoder`).
         """
         return None
+
+    @property
+    def records_to_study(self) -> int:
+        """Training records whose gradients `study` wants to see before `prepare`; 0: none."""
+        return 0
+
+    def study(self, statistics: GradientStatistics) -> None:  # noqa: B027  (most look at nothing)
+        """Look at the gradients of training records, at the weights as they are."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what was found out about model and data, as JSON, so that it stays the same."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (most keep nothing)
+        """Take back what `state` returned, before `prepare`."""
+
+    def facts(self) -> dict[str, str]:
+        """Return what the report says of this technique beside its name, by heading."""
+        return {}
 
     def head(self, needed: str) -> str:
         """Return the head to load the model with, given the one that the task needs."""
@@ -78,6 +101,51 @@ class Technique(ABC):
     @abstractmethod
     def save(self, model: Model, folder: Path) -> None:
         """Write the result to `folder` in the format that its own ecosystem loads."""
+
+
+ALL_LINEAR: Literal["all-linear"] = "all-linear"
+
+Targets = Literal["all-linear"] | Annotated[list[str], Field(min_length=1)]
+"""Linear maps of the layers: all of them, or names such as `q_proj` or `mlp.up_proj`."""
+
+
+class PeftTechnique(Technique):
+    """An adapter that PEFT makes, run on PEFT's own modules and saved as PEFT reads it.
+
+    A member says how PEFT is to be configured; the base stays as it is, and a classification head
+    learns whole beside the adapter.
+    """
+
+    @classmethod
+    def refuses(cls, head: str, kind: str) -> str | None:
+        """Adapters need a head that learns by steps."""
+        if head == "features":
+            return "adapters learn by steps, but these features stay as they are"
+        return None
+
+    @abstractmethod
+    def config(self, model: Model) -> Any:
+        """Return PEFT's configuration of the adapter.
+
+        Raises:
+            RecipeError: the options do not suit this model.
+        """
+
+    def prepare(self, model: Model) -> None:
+        """Add the adapter in place; `model.peft` becomes the wrapper that saves and switches it.
+
+        Raises:
+            RecipeError: PEFT has no such adapter for this model.
+        """
+        from tunesmith.models.adapters import attach
+
+        attach(model, self.config(model))
+
+    def save(self, model: Model, folder: Path) -> None:
+        """Write the adapter, as PEFT reads it."""
+        from tunesmith.models.saving import save_adapter
+
+        save_adapter(model, folder)
 
 
 @runtime_checkable

@@ -3,30 +3,40 @@
         x ──────── W (frozen) ────────┐
         └── A (D x R) ── B (R x D) ──(+)── y          y = W x + (alpha / R) B A x
 
-B starts at zero, so that the model starts as it was (Hu et al., 2021, arXiv:2106.09685). With
-`rank_stabilized` the factor is alpha / sqrt(R) (Kalajdzievski, 2023, arXiv:2312.03732). The
-result is a PEFT adapter; classification heads learn whole beside it.
+B starts at zero, so that the model starts as it was (Hu et al., 2021, arXiv:2106.09685). Variants:
+
+    rank_stabilized   the factor is alpha / sqrt(R)               Kalajdzievski 2023, 2312.03732
+    dora              length and direction of W learn apart       Liu et al. 2024, 2402.09353
+    initial: pissa    A B begins as the largest part of W         Meng et al. 2024, 2404.02948
+    b_rate            B learns faster than A (LoRA+)              Hayou et al. 2024, 2402.12354
+
+The result is a PEFT adapter on the base as it is published; classification heads learn whole
+beside it. PiSSA takes the part that learns out of W while it trains; what is saved is the change,
+an ordinary adapter of twice the rank.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tunesmith.errors import RecipeError, suggest
+from tunesmith.errors import RecipeError
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import Technique
+from tunesmith.techniques.base import ALL_LINEAR, ParameterGroup, PeftTechnique, Targets
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tunesmith.models.model import Model
 
-ALL_LINEAR: Literal["all-linear"] = "all-linear"
+_ITERATIONS = 16
+"""Of the randomised decomposition; the authors of PiSSA find it as good as the exact one."""
 
 
 @TECHNIQUES.register("lora")
-class Lora(Technique):
+class Lora(PeftTechnique):
     """Low-rank adapters beside the linear maps of the layers."""
 
     class Options(BaseModel):
@@ -45,7 +55,7 @@ class Lora(Technique):
         dropout: float = Field(
             default=0.0, ge=0.0, lt=1.0, description="share of an adapter's inputs set to zero"
         )
-        targets: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = Field(
+        targets: Targets = Field(
             default=ALL_LINEAR,
             description="linear maps that get an adapter: all of the layers', or names such as "
             "`q_proj` or `mlp.up_proj`",
@@ -56,7 +66,24 @@ class Lora(Technique):
             "switched-off adapter leaves the model changed",
         )
         rank_stabilized: bool = Field(
-            default=False, description="scale by alpha / sqrt(rank), for high ranks"
+            default=False, description="scale by alpha / sqrt(rank), for high ranks (rsLoRA)"
+        )
+        dora: bool = Field(
+            default=False,
+            description="let the length of each column of the weight learn apart from its "
+            "direction (DoRA): closer to full fine-tuning at low rank, and slower",
+        )
+        initial: Literal["zero", "pissa"] = Field(
+            default="zero",
+            description="what an adapter begins with: nothing, or the principal part of its "
+            "weight (PiSSA), which learns faster; saved as an ordinary adapter of twice the rank",
+        )
+        b_rate: float = Field(
+            default=1.0,
+            ge=1.0,
+            le=1000.0,
+            description="learning rate of the second factor (B), as a multiple of the recipe's "
+            "(LoRA+); about 16 is recommended",
         )
 
         @property
@@ -64,82 +91,76 @@ class Lora(Technique):
             """The alpha in use."""
             return 2.0 * self.rank if self.alpha is None else self.alpha
 
-    @classmethod
-    def refuses(cls, head: str, kind: str) -> str | None:
-        """Adapters need a head that learns by steps."""
-        if head == "features":
-            return "adapters learn by steps, but these features stay as they are"
-        return None
+        @model_validator(mode="after")
+        def _one_start(self) -> Lora.Options:
+            if self.dora and self.initial == "pissa":
+                raise ValueError(
+                    "`dora` measures lengths on the whole weight, `initial: pissa` takes a part of "
+                    "it away: choose one of the two"
+                )
+            return self
+
+    _initial: dict[str, Tensor] | None = None
+
+    def config(self, model: Model) -> Any:
+        """Return PEFT's configuration.
+
+        Raises:
+            RecipeError: a target is not a linear map of this model, or is smaller than the rank
+                where the adapter is made from it.
+        """
+        from peft import LoraConfig
+
+        from tunesmith.models.adapters import choose_targets, placed, smallest_side
+
+        wanted = choose_targets(model, self.options.targets)
+        principal = self.options.initial == "pissa"
+        if principal and smallest_side(model, wanted) < self.options.rank:
+            raise RecipeError(
+                f"A weight of {smallest_side(model, wanted)} rows or columns has no principal part "
+                f"of rank {self.options.rank}.",
+                where="technique.rank",
+                fix="Lower it, or leave `initial` out.",
+            )
+        return LoraConfig(
+            **placed(model, wanted),
+            r=self.options.rank,
+            lora_alpha=self.options.scale,
+            lora_dropout=self.options.dropout,
+            bias=self.options.bias,
+            use_rslora=self.options.rank_stabilized,
+            use_dora=self.options.dora,
+            init_lora_weights=f"pissa_niter_{_ITERATIONS}" if principal else True,
+        )
 
     def prepare(self, model: Model) -> None:
         """Add the adapters in place; `model.peft` becomes the wrapper that saves and switches them.
 
         Raises:
-            RecipeError: a target is not a linear map of this model.
+            RecipeError: a target is not a linear map of this model, or does not fit the options.
         """
-        from peft import LoraConfig, get_peft_model
-        from transformers.pytorch_utils import Conv1D
+        from tunesmith.models.adapters import low_rank_values
 
-        from tunesmith.models.learning import freeze, widen
-        from tunesmith.models.quiet import quiet
+        super().prepare(model)
+        if self.options.initial == "pissa":
+            self._initial = low_rank_values(model.module)
 
-        freeze(model.module)
-        wanted = self._wanted(model)
-        adapted = [model.module.get_submodule(name) for name in wanted]
-        base, revision = model.source.reference
-        config = LoraConfig(
-            task_type="SEQ_CLS" if model.anatomy.head else "CAUSAL_LM",
-            r=self.options.rank,
-            lora_alpha=self.options.scale,
-            lora_dropout=self.options.dropout,
-            target_modules=_short_names(model, wanted),
-            bias=self.options.bias,
-            use_rslora=self.options.rank_stabilized,
-            modules_to_save=list(model.anatomy.task_modules) or None,
-            fan_in_fan_out=any(isinstance(part, Conv1D) for part in adapted),
-            base_model_name_or_path=base,
-            revision=revision,
-        )
-        with quiet():
-            model.peft = get_peft_model(model.module, config)
-        for parameter in model.module.parameters():
-            if parameter.requires_grad:
-                widen(parameter)
+    def parameter_groups(self, model: Model) -> list[ParameterGroup]:
+        """Return what learns, grouped; the second factors apart where they learn faster."""
+        decayed, kept = super().parameter_groups(model)
+        if self.options.b_rate == 1.0:
+            return [decayed, kept]
+        faster = {n: p for n, p in decayed.parameters.items() if ".lora_B." in n}
+        rest = {n: p for n, p in decayed.parameters.items() if n not in faster}
+        scale = self.options.b_rate
+        return [ParameterGroup(rest), ParameterGroup(faster, learning_rate_scale=scale), kept]
 
     def save(self, model: Model, folder: Path) -> None:
         """Write the adapters, as PEFT reads them."""
-        from tunesmith.models.saving import save_adapter
+        from tunesmith.models.adapters import as_difference
 
-        save_adapter(model, folder)
-
-    def _wanted(self, model: Model) -> list[str]:
-        """Full names of the linear maps that the options name."""
-        linears = [name for layer in model.anatomy.layers for name in layer.linears]
-        if self.options.targets == ALL_LINEAR:
-            return linears
-        chosen: set[str] = set()
-        for target in self.options.targets:
-            named = {name for name in linears if f".{name}".endswith(f".{target}")}
-            if not named:
-                known = {name.rsplit(".", 1)[-1] for name in linears}
-                raise RecipeError(
-                    f"The model has no linear map called {target!r} in its layers.",
-                    where="technique.targets",
-                    fix=suggest(target, known),
-                )
-            chosen |= named
-        return [name for name in linears if name in chosen]
-
-
-def _short_names(model: Model, wanted: list[str]) -> list[str]:
-    """Return the shortest endings of names that pick `wanted` and nothing else in the model.
-
-    Readers of adapters expect `q_proj`; BERT's `dense` would also pick its pooler's.
-    """
-    others = {name for name, _ in model.module.named_modules()} - set(wanted)
-    short: dict[str, None] = {}
-    for name in wanted:
-        parts = name.split(".")
-        endings = (".".join(parts[-length:]) for length in range(1, len(parts) + 1))
-        short[next(e for e in endings if not any(f".{o}".endswith(f".{e}") for o in others))] = None
-    return list(short)
+        if self._initial is None:
+            super().save(model, folder)
+            return
+        with as_difference(model, self._initial):
+            super().save(model, folder)
