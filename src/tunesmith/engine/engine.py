@@ -29,7 +29,7 @@ from tunesmith.engine.fusion import fused
 from tunesmith.engine.generation import TOGETHER, Generated, Generator, Sampling
 from tunesmith.engine.kept_rows import Kept, Per
 from tunesmith.engine.optimizer import AdamWOptions, Optimizer
-from tunesmith.engine.packing import probe_layout, run_body
+from tunesmith.engine.packing import computed_rows, probe_layout, run_body
 from tunesmith.engine.precision import computing
 from tunesmith.engine.prefix import Prefix, find_prefix
 from tunesmith.engine.prefix_rows import compute_rows, going_on, refusal
@@ -138,6 +138,11 @@ class Engine:
         text = batch.to(self.device).text
         with self._mode(training=True), computing(self.dtype, self.device):
             return self.checkpoints.measure(lambda: self._hidden(text))
+
+    def computed_rows(self, batch: Batch) -> int:
+        """Return how many rows of the body a training pass over this batch computes."""
+        share = not self._drops
+        return computed_rows(batch.text, self.layout, packed=self.packed, share=share)
 
     def generate(
         self,

@@ -107,6 +107,15 @@ def run_body(
     return hidden[real_NL]
 
 
+def computed_rows(stream: Stream, layout: Layout, *, packed: bool, share: bool = False) -> int:
+    """Return how many rows `run_body` computes: padding counts, a shared beginning counts once."""
+    lengths = stream.lengths
+    if not packed:
+        return len(lengths) * max(lengths)
+    sharing = shared_beginnings(stream) if share and layout.can_share else None
+    return sum(lengths) if sharing is None else len(sharing.ids_M)
+
+
 def _row(
     model: Model, ids_M: Tensor, positions_M: Tensor, row: Tensor | Rows, layout: Layout
 ) -> Tensor:

@@ -36,7 +36,7 @@ def fit_memory(
         check_one_pass(plan)
     stated = None if training.memory_gb == "auto" else int(training.memory_gb * _GB)
     budget = free_bytes(engine.device) if stated is None else stated
-    batch = largest_micro_batch(plan, engine.packed)
+    batch = largest_micro_batch(plan, engine)
     chosen, estimate = Memory(engine).fit(batch, budget)
     engine.checkpoints.choose(chosen)
     if estimate.total <= budget:
@@ -85,7 +85,7 @@ def replay(engine: Engine, record: dict[str, Any]) -> None:
 
 def _fix(training: TrainingOptions, estimate: MemoryEstimate) -> str:
     """Name the cheapest remedy for the largest part."""
-    parts = {name: size for name, size in estimate.parts().items() if name != "libraries"}
+    parts = {name: size for name, size in estimate.parts().items() if name != "process"}
     largest = max(parts, key=lambda name: parts[name])
     if largest == "optimizer" and training.optimizer == "adamw":
         return "Set training.optimizer to adamw_8bit, or choose technique lora."

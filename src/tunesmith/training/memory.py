@@ -29,9 +29,6 @@ from tunesmith.engine.updates import state_bytes
 from tunesmith.kernels.token_loss import CHUNK_BYTES
 from tunesmith.models.seeded import seeded
 
-_LIBRARIES = 600 * 2**20
-"""Resident size of Python with torch, transformers and PEFT imported, on Linux."""
-
 _HEADROOM = 0.9
 """Share of what is free that `auto` takes: an estimate is not a promise."""
 
@@ -70,7 +67,7 @@ class MicroBatch:
     """The size of a micro-batch, as far as memory depends on it.
 
     Attributes:
-        tokens: that are computed, padding included.
+        tokens: that are computed, padding included, a shared beginning once.
         squares: sum over its documents (or padded rows) of the squared length.
         targets: tokens that are learnt.
         alone: whether every step is one micro-batch, so that no gradients wait for it.
@@ -82,14 +79,15 @@ class MicroBatch:
     alone: bool = True
 
     @classmethod
-    def of(cls, batch: Batch, packed: bool, alone: bool = True) -> MicroBatch:
-        """Return the size of a batch."""
+    def of(cls, batch: Batch, engine: Engine, alone: bool = True) -> MicroBatch:
+        """Return the size of a batch, as this engine computes it."""
         lengths = batch.text.lengths
-        if not packed:
+        if not engine.packed:
             lengths = [max(lengths)] * len(lengths)
         weights = batch.text.weights_T
         targets = 0 if weights is None else int((weights != 0).sum())
-        return cls(sum(lengths), sum(n * n for n in lengths), targets, alone)
+        squares = sum(n * n for n in lengths)
+        return cls(engine.computed_rows(batch), squares, targets, alone)
 
 
 @dataclass(frozen=True)
@@ -97,11 +95,11 @@ class MemoryEstimate:
     """Predicted bytes at the peak of a training step, by what they are for.
 
     Attributes:
-        libraries: Python, torch and what else is imported (0 on a GPU).
+        process: what the process holds besides the weights: Python, libraries, data (0 on a GPU).
         temporary: what lives only within one operation or one layer's backward pass.
     """
 
-    libraries: int
+    process: int
     weights: int
     gradients: int
     optimizer: int
@@ -138,7 +136,7 @@ class Memory:
     def estimate(self, batch: MicroBatch, checkpointed: Checkpointed) -> MemoryEstimate:
         """Predict the peak of a step whose largest micro-batch is `batch`."""
         fixed = MemoryEstimate(
-            libraries=0 if self.engine.device.type == "cuda" else _LIBRARIES,
+            process=self._process,
             weights=self._weights,
             gradients=0,
             optimizer=self._optimizer,
@@ -148,7 +146,7 @@ class Memory:
         moments = self._moments(batch, checkpointed)
         gradients, activations, temporary = max(moments, key=sum)
         return MemoryEstimate(
-            fixed.libraries, fixed.weights, gradients, fixed.optimizer, activations, temporary
+            fixed.process, fixed.weights, gradients, fixed.optimizer, activations, temporary
         )
 
     def fit(self, batch: MicroBatch, budget: int) -> tuple[Checkpointed, MemoryEstimate]:
@@ -165,6 +163,13 @@ class Memory:
             if estimate.total <= budget:
                 return choice, estimate
         return min(found, key=lambda pair: pair[1].total)
+
+    @cached_property
+    def _process(self) -> int:
+        if self.engine.device.type == "cuda":
+            return 0
+        self._held  # noqa: B018 - a first pass brings in weights that lie on disk, and libraries
+        return max(0, resident_bytes() - self._weights)
 
     @cached_property
     def _weights(self) -> int:
@@ -267,10 +272,11 @@ class Memory:
     def _measure(self, lengths: list[int]) -> Held:
         vocabulary = self.engine.model.anatomy.vocab_size
         low = min(10, vocabulary // 2)
-        examples = [
-            Encoded({"text": EncodedStream(tuple(low + i % (vocabulary - low) for i in range(n)))})
-            for n in lengths
-        ]
+        examples = []
+        for first, length in enumerate(lengths):
+            # Another first token for each: common beginnings would be computed only once.
+            ids = (low + (first + i) % (vocabulary - low) for i in range(length))
+            examples.append(Encoded({"text": EncodedStream(tuple(ids))}))
         with seeded(0):
             return self.engine.held(collate(examples))
 
@@ -318,13 +324,13 @@ class _Scaled:
 _STEPS_LOOKED_AT = 64
 
 
-def largest_micro_batch(plan: Plan, packed: bool) -> MicroBatch:
+def largest_micro_batch(plan: Plan, engine: Engine) -> MicroBatch:
     """Return the largest micro-batch of the first steps of a plan."""
     found: list[MicroBatch] = []
     for number in range(min(len(plan), _STEPS_LOOKED_AT)):
         batches = plan[number].batches
         alone = len(batches) == 1
-        found += [MicroBatch.of(batch, packed, alone) for batch in batches]
+        found += [MicroBatch.of(batch, engine, alone) for batch in batches]
     largest = max(found, key=lambda batch: (batch.tokens, batch.targets))
     return MicroBatch(
         largest.tokens,

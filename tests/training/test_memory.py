@@ -1,0 +1,54 @@
+"""What a step is expected to hold, measured on a few tokens, against what it does hold."""
+
+import pytest
+import torch
+from tests.engine.test_equality import DECODERS, ENCODERS, engine_for
+from tests.engine.test_sharing import alike, spy
+from tests.tiny import tiny_model
+
+from tunesmith.data.batch import Encoded, EncodedStream, collate
+from tunesmith.engine.checkpointing import Checkpointed
+from tunesmith.objectives.token_likelihood import TokenLikelihood
+from tunesmith.training.memory import Memory, MicroBatch, resident_bytes
+
+
+def documents(lengths: list[int]) -> list[Encoded]:
+    draw = torch.Generator().manual_seed(0)
+    return [
+        Encoded(
+            {"text": EncodedStream(tuple(torch.randint(10, 90, (n,), generator=draw).tolist()))}
+        )
+        for n in lengths
+    ]
+
+
+@pytest.mark.parametrize("family", [*DECODERS, *ENCODERS])
+def test_what_layers_keep_is_foretold_from_a_few_tokens(family: str) -> None:
+    head = {"head": "classification", "labels": ("a", "b")} if family in ENCODERS else {}
+    engine = engine_for(tiny_model(family, **head))
+    batch = collate(documents([50, 40, 60, 30, 20]))
+    held = engine.held(batch)
+    foretold = Memory(engine)._held.at(MicroBatch.of(batch, engine))
+    assert sum(foretold.inside) == pytest.approx(sum(held.inside), rel=0.1)
+    assert sum(foretold.inputs) == pytest.approx(sum(held.inputs), rel=0.01)
+
+
+def test_a_shared_beginning_counts_once() -> None:
+    engine = engine_for(tiny_model("llama"))
+    batch, objective = collate(alike()), TokenLikelihood()
+    rows = spy(engine)
+    engine.forward_backward(batch, objective, objective.counts(batch))
+    assert MicroBatch.of(batch, engine).tokens == sum(rows) < batch.tokens
+
+
+def test_padding_counts() -> None:
+    engine = engine_for(tiny_model("llama"), packing=False)
+    size = MicroBatch.of(collate(documents([50, 20])), engine)
+    assert (size.tokens, size.squares) == (100, 5000)
+
+
+def test_what_the_process_holds_already_is_part_of_the_peak() -> None:
+    engine = engine_for(tiny_model("llama"))
+    size = MicroBatch.of(collate(documents([50, 20])), engine)
+    estimate = Memory(engine).estimate(size, Checkpointed())
+    assert estimate.process + estimate.weights == pytest.approx(resident_bytes(), rel=0.05)
