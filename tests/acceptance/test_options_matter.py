@@ -149,7 +149,7 @@ def result(recipe: dict[str, Any], runs: Path) -> str:
 def record(recipe: dict[str, Any], runs: Path) -> dict[str, Any]:
     """What the run says that it began with."""
     whole = json.loads((trained(recipe, runs).path / "record.json").read_text())
-    return {name: whole[name] for name in ("task", "packed", "dtype", "initial_digest")}
+    return {name: whole[name] for name in ("task", "packed", "dtype", "frozen", "initial_digest")}
 
 
 def metrics(recipe: dict[str, Any], runs: Path) -> dict[str, Any]:
@@ -250,6 +250,7 @@ TABLE: dict[str, Row] = {
     "training.stochastic_rounding": Row(False, True, result, FULL,
                                         {"training.precision": "bfloat16"}),
     "training.memory_gb": Row("auto", 0.001, refusal),
+    "training.cache_gb": Row("auto", 0.0, record, LAYERS, part="frozen"),
     "training.precision": Row("float32", "bfloat16", record, part="dtype"),
     "training.seed": Row(0, 1, held_out),
     "training.validate_every": Row(None, 1, events),

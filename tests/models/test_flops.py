@@ -128,6 +128,15 @@ def test_layers_below_the_lowest_that_learns_are_computed_forward_only() -> None
     assert cost.pair == {None: (4.0 + 12.0) * HIDDEN}
 
 
+def test_layers_whose_output_was_kept_cost_nothing() -> None:
+    model = prepared("llama", "layers", last=1)
+    cost = training_cost(model.module, model.anatomy, kept=1)
+    assert cost.token == 6 * LAYER
+    assert cost.pair == {None: 12.0 * HIDDEN}
+    heads = cost.of_heads()
+    assert (heads.token, heads.target, heads.pair) == (0.0, 0.0, {})
+
+
 def test_a_frozen_layer_above_one_that_learns_passes_the_gradient_on() -> None:
     model = prepared("llama", "layers", layers=[0], final_norm=False)
     assert training_cost(model.module, model.anatomy).token == 6 * LAYER + 4 * LAYER

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from tests.tiny import DECODERS, ENCODERS, tiny_bert, tiny_llama, tiny_model
 
 from tunesmith.errors import DataError, RecipeError
+from tunesmith.models.heads import document_rows
 from tunesmith.models.logistic import Samples, fit_logistic
 from tunesmith.models.seeded import seeded
 from tunesmith.registry import TECHNIQUES
@@ -227,6 +228,20 @@ def test_lora_applies_dropout_in_training():
     assert adapted.lora_dropout["default"].p == 0.5
 
 
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_without_a_layer_the_head_of_the_task_learns_alone(family):
+    model = tiny_model(family, "classification", ("a", "b"))
+    prepared(model, "layers", last=0, final_norm=False)
+    heads = tuple(f"{name}." for name in model.anatomy.task_modules)
+    assert learning(model)
+    assert all(name.startswith(heads) for name in learning(model))
+
+
+def test_without_a_layer_and_a_head_nothing_would_learn():
+    with pytest.raises(RecipeError, match="Nothing would learn"):
+        prepared(tiny_llama(), "layers", last=0, final_norm=False)
+
+
 def test_lora_can_learn_biases():
     model = tiny_model("gpt2")
     prepared(model, "lora", bias="all", targets=["c_fc"])
@@ -256,7 +271,7 @@ def test_a_switched_off_adapter_gives_the_base_back():
         ("lora", {"targets": "all_linear"}),
         ("lora", {"ranks": 3}),
         ("layers", {"layers": [-1]}),
-        ("layers", {"last": 0}),
+        ("layers", {"last": -1}),
         ("full", {"embedding": False}),
         ("repurpose", {"pooling": "max"}),
         ("repurpose", {"strength": 0}),
@@ -340,9 +355,9 @@ def test_folds_depend_on_the_seed_alone():
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_repurpose_pools_as_it_is_told(pooling):
     model = tiny_model("bert", "features", ("a", "b"))
-    method = prepared(model, "repurpose", pooling=pooling)
+    prepared(model, "repurpose", pooling=pooling)
     hidden = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
-    pooled = method.features(model, hidden, torch.tensor([0, 4, 6]))
+    pooled = document_rows(model, hidden, torch.tensor([0, 4, 6]))
     expected = {"mean": hidden[4:].mean(0), "cls": hidden[4], "last": hidden[5]}[pooling]
     torch.testing.assert_close(pooled[1], expected)
 

@@ -218,6 +218,16 @@ class Engine:
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    def frozen_digest(self) -> str:
+        """Return the SHA-256 of what the frozen prefix is made of: its weights and buffers."""
+        digest = hashlib.sha256()
+        for module in self.prefix.modules:
+            for tensor in (*module.parameters(), *module.buffers()):
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                flat = tensor.detach().cpu().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def _read(self, batch: Batch, readout: type[Any], token_weights: Tensor | None) -> Any:
         with computing(self.dtype, self.device):
             if self.kept is not None and self.kept.per == "document" and readout in PER_DOCUMENT:

@@ -22,6 +22,7 @@ from tunesmith.tasks.language_modeling import LanguageModeling
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
+    from tunesmith.data.batch import Encoded
     from tunesmith.engine.engine import Engine
 
 PROBE = "encyclopaedia"
@@ -89,15 +90,23 @@ def probe_scores(
         return None
     task = LanguageModeling()
     task.bind(engine.model)
-    records = general_probe()
     return task.measure(
         engine,
-        records,
-        task.encode_all(records),
+        general_probe(),
+        probe_examples(engine),
         generate=0,
         console=console,
         tokens_per_batch=tokens_per_batch,
     )
+
+
+def probe_examples(engine: Engine) -> list[Encoded]:
+    """Return the probe as this model reads it; empty where `probe_refusal` says why not."""
+    if probe_refusal(engine):
+        return []
+    task = LanguageModeling()
+    task.bind(engine.model)
+    return task.encode_all(general_probe())
 
 
 def compare_probe(

@@ -10,8 +10,9 @@ A multiplication and an addition are two. N is the number of weights of a linear
     + the gradient of its weight, where it learns             2 N
 
 so a frozen map costs 4 N and one that learns 6 N for each token, and what lies below the lowest
-layer that learns 2 N. An adapter's two matrices are maps of their own. How often a map is applied:
-those of layers at every token, the output layer at the positions that are learnt, a task's head
+layer that learns 2 N; nothing where its output was kept and is read. An adapter's two matrices are
+maps of their own. How often a map is applied: those of layers at every token, the output layer at
+the positions that are learnt, a task's head
 once a document. Of a mixture of experts, those count that a token is sent to.
 
 Attention costs 4 H K for each pair of a query and a key that it may see, forward (scores, then
@@ -30,7 +31,7 @@ It runs nothing and reads shapes alone: a module on the `meta` device will do.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -107,6 +108,10 @@ class Cost:
             + attention
         )
 
+    def of_heads(self) -> Cost:
+        """Return what is left where all that the head reads of a document was kept."""
+        return replace(self, token=0.0, target=0.0, pair={})
+
 
 def pairs(length: int, *, causal: bool, window: int | None = None) -> int:
     """Return how many pairs of a query and a key that it may see a document has.
@@ -120,12 +125,13 @@ def pairs(length: int, *, causal: bool, window: int | None = None) -> int:
     return before if causal else 2 * before - length
 
 
-def training_cost(module: nn.Module, anatomy: Anatomy) -> Cost:
+def training_cost(module: nn.Module, anatomy: Anatomy, kept: int = 0) -> Cost:
     """Return what one forward and backward pass costs, with what learns as it is marked now.
 
     Args:
         module: the model, adapters and heads included; what learns has `requires_grad`.
         anatomy: what is where in it.
+        kept: the lowest layers whose output is read, not computed.
     """
     config: Any = module.config
     text: Any = config.get_text_config()
@@ -136,6 +142,8 @@ def training_cost(module: nn.Module, anatomy: Anatomy) -> Cost:
     for number, layer in enumerate(anatomy.layers):
         block = module.get_submodule(layer.name)
         below = below or _learns(block.parameters())
+        if number < kept:
+            continue
         maps = [m for name in layer.linears for m in _maps(module.get_submodule(name))]
         token += times * _cost([*maps, *_experts(block, text)], below)
         window = _window(text, number)

@@ -252,6 +252,14 @@ class TrainingOptions(BaseModel):
         "device. As few layers as fit are computed a second time in the backward pass instead of "
         "being kept",
     )
+    cache_gb: Annotated[
+        Literal["auto"] | Annotated[float, Field(ge=0, le=100_000)], BeforeValidator(_number)
+    ] = Field(
+        default="auto",
+        description="disk that the output of frozen layers may take, of all runs together, in GB "
+        "(10^9 bytes); auto: half of what is free. It is computed once and read ever after, where "
+        "that is faster; 0: computed in every pass",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
         description="number format of the computation; auto: bfloat16 where the processor is fast "

@@ -16,7 +16,7 @@ from torch import Tensor
 from tunesmith.console import Console
 from tunesmith.engine.batching import batches
 from tunesmith.evaluation.significance import figures
-from tunesmith.objectives.base import Hidden
+from tunesmith.objectives.base import Features
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.prepare import Part, Prepared, selects
 from tunesmith.runs.roofline import meter_of
@@ -60,12 +60,13 @@ def _train(
     training = prepared.recipe.training
     checkpoints = Checkpoints(folder.checkpoints, training.keep_checkpoints)
     saved = checkpoints.latest()
-    progress, best = None, None
+    progress = Progress(initial_digest=prepared.engine.digest(), seconds=prepared.frozen_seconds)
+    best = None
     if saved is not None:
         prepared.engine.load_state_dict(saved.state)
         progress, best = saved.progress, saved.best
         console.note(f"Going on after step {progress.step}.")
-    events = Events(folder.events, after_step=progress.step if progress else 0)
+    events = Events(folder.events, after_step=progress.step)
     try:
         return Loop(
             prepared.engine,
@@ -122,13 +123,13 @@ def _fit(technique: Fits, folder: RunFolder, prepared: Prepared, console: Consol
     progress = Progress(initial_digest=prepared.engine.digest())
     began = time.perf_counter()
     part = prepared.validation
-    train = features(technique, prepared, prepared.train, console)
-    held_out = features(technique, prepared, part, console) if part else None
+    train = features(prepared, prepared.train, console)
+    held_out = features(prepared, part, console) if part else None
     seed = prepared.recipe.training.seed
     found = technique.fit(prepared.model, *train, held_out, seed=seed)
     progress.step, progress.tokens = 1, prepared.train.tokens
     progress.examples = len(prepared.train.examples)
-    progress.seconds = time.perf_counter() - began
+    progress.seconds = prepared.frozen_seconds + time.perf_counter() - began
     events = Events(folder.events)
     events.write(
         step=1,
@@ -146,9 +147,7 @@ def _fit(technique: Fits, folder: RunFolder, prepared: Prepared, console: Consol
     return progress
 
 
-def features(
-    technique: Fits, prepared: Prepared, part: Part, console: Console
-) -> tuple[Tensor, Tensor]:
+def features(prepared: Prepared, part: Part, console: Console) -> tuple[Tensor, Tensor]:
     """Return the pooled features `[B, D]` of each record, and the labels `[B]`."""
     engine = prepared.engine
     rows: list[Tensor] = []
@@ -156,10 +155,7 @@ def features(
     budget = prepared.recipe.evaluation.tokens_per_batch
     with console.progress("features", len(part.examples)) as bar:
         for batch in batches(part.examples, budget, engine.packed):
-            hidden_TD = engine.forward(batch, Hidden).hidden_TD
-            boundaries = batch.text.cu_seqlens.to(hidden_TD.device)
-            pooled = technique.features(prepared.model, hidden_TD, boundaries)
-            rows.append(pooled.float().cpu())
+            rows.append(engine.forward(batch, Features).features_BD.float().cpu())
             order += batch.indices
             bar.advance(len(batch))
     places = torch.tensor(order).argsort()

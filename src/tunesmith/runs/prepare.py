@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,7 +67,12 @@ class Part:
 
 @dataclass
 class Prepared:
-    """What a run works with."""
+    """What a run works with.
+
+    Attributes:
+        frozen_seconds: what it took to compute once what frozen layers give of the training
+            records; 0 where that was kept before, or is not kept.
+    """
 
     recipe: Recipe
     task: Task
@@ -79,11 +85,17 @@ class Prepared:
     validation: Part | None
     warnings: list[str] = field(default_factory=list)
     memory: MemoryEstimate = field(init=False)
+    frozen_seconds: float = field(init=False, default=0.0)
 
     @property
     def model(self) -> Model:
         """The loaded model."""
         return self.engine.model
+
+    @cached_property
+    def frozen_digest(self) -> str:
+        """The SHA-256 of what lies below the first thing that learns."""
+        return self.engine.frozen_digest()
 
     @property
     def dropped(self) -> list[Dropped]:

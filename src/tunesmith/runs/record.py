@@ -13,6 +13,7 @@ from typing import Any
 
 from tunesmith.errors import InputError
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
+from tunesmith.runs.frozen import Frozen
 from tunesmith.runs.hardware import hardware, versions
 from tunesmith.runs.memory_budget import record_of
 from tunesmith.runs.prepare import Part, Prepared
@@ -20,7 +21,7 @@ from tunesmith.runs.roofline import roof_of
 from tunesmith.techniques.base import Fits
 
 
-def write_record(folder: RunFolder, prepared: Prepared) -> None:
+def write_record(folder: RunFolder, prepared: Prepared, frozen: Frozen | None) -> None:
     """Write the recipe as resolved and the record of the run."""
     folder.write(folder.recipe, prepared.recipe.to_yaml())
     folder.write_json(
@@ -36,6 +37,7 @@ def write_record(folder: RunFolder, prepared: Prepared) -> None:
             "generation": prepared.engine.generation() if generates(prepared) else None,
             "dtype": str(prepared.engine.dtype).removeprefix("torch."),
             "checkpointing": record_of(prepared.engine, prepared.memory),
+            "frozen": None if frozen is None else asdict(frozen),
             "initial_digest": prepared.engine.digest(),
             "roof": None
             if isinstance(prepared.technique, Fits)

@@ -110,7 +110,10 @@ def meter_of(engine: Engine, record: Mapping[str, Any]) -> Meter | None:
     anatomy = engine.model.anatomy
     if anatomy.kind not in ("decoder", "encoder"):
         return None
-    cost = training_cost(engine.model.module, anatomy)
+    kept = engine.kept
+    cost = training_cost(engine.model.module, anatomy, engine.prefix.layers if kept else 0)
+    if kept and kept.per == "document":
+        cost = cost.of_heads()
     noted = record.get("roof")
     if noted and noted["identity"] == identity(torch.device(engine.device.type)):
         return Meter(cost, Roof(**noted))

@@ -21,6 +21,7 @@ from tunesmith.evidence.report import write_report
 from tunesmith.models.atomic import UnwritableError, unwritable
 from tunesmith.recipes.load import load_recipe
 from tunesmith.runs.folder import RunFolder
+from tunesmith.runs.frozen import Frozen, decide, keep, taken_again
 from tunesmith.runs.hardware import differs, hardware
 from tunesmith.runs.learn import learn
 from tunesmith.runs.measure import compare_run, measure_after, measure_before
@@ -64,12 +65,13 @@ def train(
     with RunFolder.creating(Path(runs_dir), named, numbered=name is None) as folder:
         try:
             prepared = prepare(parsed, console)
-            write_record(folder, prepared)
+            frozen = decide(prepared)
+            write_record(folder, prepared, frozen)
         except BaseException:
             folder.discard()
             raise
         with _resumable(folder):
-            return _finish(folder, prepared, console)
+            return _finish(folder, prepared, frozen, console)
 
 
 def resume(
@@ -94,7 +96,7 @@ def resume(
         if difference:
             console.warn(difference)
         with _resumable(folder):
-            return _finish(folder, prepared, console)
+            return _finish(folder, prepared, taken_again(record["frozen"]), console)
 
 
 def default_name(recipe: str | Path | Mapping[str, Any]) -> str:
@@ -129,11 +131,12 @@ def _stopped(error: UnwritableError, folder: RunFolder) -> RunError:
     return RunError(error.what, where=error.where, fix=fix)
 
 
-def _finish(folder: RunFolder, prepared: Prepared, console: Console) -> Run:
+def _finish(folder: RunFolder, prepared: Prepared, frozen: Frozen | None, console: Console) -> Run:
     began = time.perf_counter()
     for warning in prepared.warnings:
         console.warn(warning)
     _introduce(prepared, console)
+    keep(frozen, prepared, console)
     before = measure_before(folder, prepared, console)
     learnt = learn(folder, prepared, console)
     after = measure_after(folder, prepared, console)

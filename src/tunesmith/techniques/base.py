@@ -152,10 +152,6 @@ class PeftTechnique(Technique):
 class Fits(Protocol):
     """What a technique has that solves for its head at once, instead of by gradient steps."""
 
-    def features(self, model: Model, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Return one vector of each document, `[B, D]`."""
-        ...
-
     def fit(
         self,
         model: Model,

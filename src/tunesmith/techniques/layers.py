@@ -32,9 +32,10 @@ class Layers(Technique):
 
         last: int | None = Field(
             default=None,
-            ge=1,
+            ge=0,
             description=f"how many layers learn, counted from the top ({DEFAULT_LAST} where "
-            "`layers` is not given either)",
+            "`layers` is not given either); 0: the head of a classification alone, and what "
+            "`final_norm` says",
         )
         layers: list[Annotated[int, Field(ge=0)]] | None = Field(
             default=None,
@@ -62,7 +63,7 @@ class Layers(Technique):
         """Mark the layers, the norm behind them, and the task's head.
 
         Raises:
-            RecipeError: the model has no such layer, or no vocabulary layer.
+            RecipeError: the model has no such layer or no vocabulary layer, or nothing would learn.
         """
         from tunesmith.models.learning import freeze, learn
 
@@ -79,6 +80,12 @@ class Layers(Technique):
                     fix="Leave `output` out: the head of a classification always learns.",
                 )
             names.append(anatomy.output)
+        if not names:
+            raise RecipeError(
+                "Nothing would learn: no layer, and this task has no head of its own.",
+                where="technique.last",
+                fix="Give 1 or more.",
+            )
         for name in names:
             learn(model.module.get_submodule(name))
 

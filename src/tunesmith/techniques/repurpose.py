@@ -67,17 +67,6 @@ class Repurpose(Technique):
         if self.options.pooling != "auto":
             module.head.pooling = self.options.pooling
 
-    def features(self, model: Model, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """Return one vector of each document, `features_BD`: what `fit` takes.
-
-        Args:
-            hidden_TD: the body's last hidden state of documents laid end to end.
-            cu_seqlens: where each document begins, and the end.
-        """
-        module: Any = model.module
-        features_BD: Tensor = module.head.pool(hidden_TD, cu_seqlens)
-        return features_BD
-
     def fit(
         self,
         model: Model,

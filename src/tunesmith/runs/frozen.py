@@ -1,0 +1,323 @@
+"""Frozen layers computed once: what they give is kept on disk, and never computed again.
+
+    decide(prepared) ──> Frozen (into the run's record) ──keep──> engine.kept
+
+What lies below the first thing that learns gives the same for a text in every epoch, before and
+after training, and in other runs on the same model and data. It is kept where that pays: it must
+fit the disk that the recipe allows, and reading it must be faster than computing it. A resumed run
+takes the decision from its record.
+
+Rows lie in the user's cache under a digest of everything that they depend on: the weights and the
+configuration, how many layers, what is kept of a text, number format, kernels, processor, versions,
+the token ids, and the batches in which they are computed. Equal digests mean equal bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tunesmith.console import Console
+from tunesmith.data.batch import Encoded, collate
+from tunesmith.engine.batching import batches
+from tunesmith.engine.engine import Engine
+from tunesmith.engine.kept_rows import (
+    Block,
+    Kept,
+    Per,
+    Rows,
+    bytes_at,
+    digests,
+    make_room,
+    open_rows,
+    write_rows,
+)
+from tunesmith.evaluation.probe import probe_examples
+from tunesmith.models.atomic import locked
+from tunesmith.models.fingerprint import cache_root
+from tunesmith.models.heads import head_pooling
+from tunesmith.objectives.base import Pooled
+from tunesmith.runs.hardware import versions
+from tunesmith.runs.prepare import Prepared
+from tunesmith.runs.roofline import identity
+
+SCHEMA_VERSION = 1
+
+_GB = 10**9
+_SAMPLE_TOKENS = 512
+_SAMPLE_BYTES = 4 * 2**20
+_NAMES_OF_CLASSES = ("id2label", "label2id", "num_labels", "problem_type", "finetuning_task")
+_NOT_COMPUTED_WITH = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What was decided on the frozen layers of a run.
+
+    Attributes:
+        layers, of: how many layers lie below the first thing that learns, of how many.
+        per: what is kept: a row for each token, or one for each document.
+        bytes: that the rows take; None where that was not looked at.
+        parts: of each part of the data, under which name its rows lie in the cache.
+        refused: why they are computed in every pass all the same; None where they are kept.
+    """
+
+    layers: int
+    of: int
+    per: Per
+    bytes: int | None
+    parts: Mapping[str, str]
+    refused: str | None
+
+    @property
+    def named(self) -> str:
+        """The layers, as a sentence begins with them."""
+        which = "layer 1" if self.layers == 1 else f"layers 1-{self.layers}"
+        return f"Frozen {which} of {self.of}"
+
+
+def decide(prepared: Prepared) -> Frozen | None:
+    """Decide whether what the frozen layers give is kept; None where no layer is frozen.
+
+    Takes a few forward passes of up to 512 tokens, and writes a few megabytes to see how fast they
+    are read again; nothing of that where an earlier run has kept the rows.
+    """
+    engine = prepared.engine
+    layers = engine.prefix.layers
+    if not layers:
+        return None
+    of = len(engine.model.anatomy.layers)
+    per: Per = "token"
+    if engine.prefix.whole and prepared.objective.readout is Pooled:
+        per = "document"
+    stated = prepared.recipe.training.cache_gb
+    refused = "training.cache_gb is 0" if stated == 0 else None
+    if refused is None and set(prepared.train.examples[0].streams) != {"text"}:
+        refused = "the records are made of several texts"
+    if refused is None and per == "token":
+        refused = engine.refuses_rows()
+    if refused:
+        return Frozen(layers, of, per, None, {}, refused)
+    parts = _parts(prepared)
+    names = {name: _name(prepared, examples, per) for name, examples in parts.items()}
+    sizes = [bytes_at(frozen_folder() / name) for name in names.values()]
+    size = sum(sizes)
+    if not all(sizes):
+        size, refused = _judge(engine, parts, per, budget_bytes(stated))
+    return Frozen(layers, of, per, size, names, refused)
+
+
+def keep(frozen: Frozen | None, prepared: Prepared, console: Console) -> None:
+    """Let the engine take kept rows from here on; compute those that are not there yet, and say so.
+
+    Raises:
+        RunError: the disk is full, or cannot be written.
+    """
+    if frozen is None:
+        return
+    if frozen.refused:
+        console.note(f"{frozen.named} are computed in every pass: {frozen.refused}.")
+        return
+    folder, parts = frozen_folder(), _parts(prepared)
+    places = {name: folder / _name(prepared, rows, frozen.per) for name, rows in parts.items()}
+    budget = budget_bytes(prepared.recipe.training.cache_gb)
+    found: list[Rows] = []
+    computed = 0
+    for name, examples in parts.items():
+        with locked(places[name]):
+            rows = open_rows(places[name])
+            if rows is None:
+                make_room(folder, frozen.bytes or 0, budget, places.values())
+                about = _about(prepared, examples, frozen.per)
+                began = time.perf_counter()
+                write_rows(places[name], about, _blocks(prepared, examples, frozen.per, console))
+                if name == "train":
+                    prepared.frozen_seconds = time.perf_counter() - began
+                computed += 1
+                rows = open_rows(places[name])
+        assert rows is not None
+        found.append(rows)
+    prepared.engine.kept = Kept(frozen.per, found)
+    size = _size(sum(rows.nbytes for rows in found))
+    if computed:
+        console.note(f"{frozen.named} computed once: {size}, kept in {folder}.")
+    else:
+        console.note(f"{frozen.named} were computed by an earlier run: {size}, read from {folder}.")
+
+
+def taken_again(record: Mapping[str, Any] | None) -> Frozen | None:
+    """Return the decision of a run's record."""
+    return None if record is None else Frozen(**record)
+
+
+def frozen_folder() -> Path:
+    """Return where rows lie; any of it may be deleted at any time."""
+    return cache_root() / "frozen"
+
+
+def budget_bytes(stated: float | str) -> int:
+    """Return the disk that all kept rows together may take; `auto`: half of what is free."""
+    if not isinstance(stated, str):
+        return int(stated * _GB)
+    folder = frozen_folder()
+    used = sum(map(bytes_at, folder.glob("*")))
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    return (shutil.disk_usage(existing).free + used) // 2
+
+
+def reading_rate(folder: Path) -> float:
+    """Return how many bytes a second are read from the disk of a folder, by writing a few first.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f".rate-{os.getpid()}"
+    try:
+        with file.open("wb") as stream:
+            stream.write(os.urandom(_SAMPLE_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+        return _SAMPLE_BYTES / min(_seconds_to_read(file) for _ in range(3))
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _seconds_to_read(file: Path) -> float:
+    with file.open("rb") as stream:
+        if hasattr(os, "posix_fadvise"):  # out of memory, so that the disk is what is timed
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        began = time.perf_counter()
+        stream.read()
+        return time.perf_counter() - began
+
+
+def seconds_and_rows(engine: Engine, examples: Sequence[Encoded], per: Per) -> tuple[float, Any]:
+    """Return how long the rows of some examples take to be computed, and these rows."""
+    batch = collate(examples)
+    taken = []
+    for _ in range(2):  # the first also pays for memory and kernels that stay
+        began = time.perf_counter()
+        rows = engine.frozen_rows(batch, per)
+        taken.append(time.perf_counter() - began)
+    return min(taken), rows
+
+
+def _judge(
+    engine: Engine, parts: Mapping[str, list[Encoded]], per: Per, budget: int
+) -> tuple[int, str | None]:
+    """Predict the bytes of all rows, and say why they are not worth keeping, if so."""
+    sample = _first(parts["train"])
+    seconds, rows = seconds_and_rows(engine, sample, per)
+    everything = [example for examples in parts.values() for example in examples]
+    count = sum(1 if per == "document" else example.length for example in everything)
+    size = count * rows.nbytes // len(rows)
+    if size > budget:
+        return size, f"they would take {_size(size)}, and {_size(budget)} may be used"
+    try:
+        rate = reading_rate(frozen_folder())
+    except OSError as error:
+        return size, f"{frozen_folder()} cannot be written ({error.strerror})"
+    if rows.nbytes / rate >= seconds:
+        return size, f"reading {_size(size)} would take as long"
+    return size, None
+
+
+def _first(examples: Sequence[Encoded]) -> list[Encoded]:
+    """The first examples, up to a few hundred tokens."""
+    taken, tokens = [examples[0]], examples[0].length
+    for example in examples[1:]:
+        tokens += example.length
+        if tokens > _SAMPLE_TOKENS:
+            break
+        taken.append(example)
+    return taken
+
+
+def _parts(prepared: Prepared) -> dict[str, list[Encoded]]:
+    """Everything that is read in a run, by parts, each text of a part once."""
+    parts = {"train": prepared.train.examples, "test": prepared.test.examples}
+    if prepared.validation is not None:
+        parts["validation"] = prepared.validation.examples
+    if prepared.recipe.evaluation.probe:
+        parts["probe"] = probe_examples(prepared.engine)
+    return {name: _once(examples) for name, examples in parts.items() if examples}
+
+
+def _once(examples: Sequence[Encoded]) -> list[Encoded]:
+    first: dict[tuple[int, ...], Encoded] = {}
+    for example in examples:
+        first.setdefault(_ids(example), example)
+    return list(first.values())
+
+
+def _ids(example: Encoded) -> tuple[int, ...]:
+    return next(iter(example.streams.values())).ids
+
+
+def _blocks(
+    prepared: Prepared, examples: Sequence[Encoded], per: Per, console: Console
+) -> Iterator[Block]:
+    engine, budget = prepared.engine, prepared.recipe.evaluation.tokens_per_batch
+    with console.progress("frozen layers", len(examples)) as bar:
+        for batch in batches(examples, budget, engine.packed):
+            counts = batch.text.lengths if per == "token" else [1] * len(batch)
+            yield digests(batch.text), counts, engine.frozen_rows(batch, per)
+            bar.advance(len(batch))
+
+
+def _name(prepared: Prepared, examples: Sequence[Encoded], per: Per) -> str:
+    words = json.dumps(_about(prepared, examples, per), sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()[:32]
+
+
+def _about(prepared: Prepared, examples: Sequence[Encoded], per: Per) -> dict[str, Any]:
+    """What rows depend on, bit for bit."""
+    engine = prepared.engine
+    made_with = versions()
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "layers": engine.prefix.layers,
+        "per": per,
+        "pooling": head_pooling(engine.model) if per == "document" else None,
+        "weights": prepared.frozen_digest,
+        "config": _config(engine),
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "kernels": dict(engine.kernels),
+        "packed": engine.packed,
+        "tokens_per_batch": prepared.recipe.evaluation.tokens_per_batch,
+        "machine": identity(torch.device(engine.device.type)),
+        "versions": {name: made_with[name] for name in ("tunesmith", "torch", "transformers")},
+        "ids": _digest_of_ids(examples),
+    }
+
+
+def _config(engine: Engine) -> dict[str, Any]:
+    """The body's configuration, without what it does not compute with."""
+    config: Any = engine.model.body.config
+    left_out = {*_NAMES_OF_CLASSES, *_NOT_COMPUTED_WITH}
+    stated = {key: value for key, value in config.to_dict().items() if key not in left_out}
+    words: dict[str, Any] = json.loads(json.dumps(stated, default=str))
+    return words
+
+
+def _digest_of_ids(examples: Sequence[Encoded]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        ids = np.array(_ids(example), dtype="<i8")
+        digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
+    return digest.hexdigest()
+
+
+def _size(count: int) -> str:
+    return f"{count / _GB:.3g} GB" if count >= _GB else f"{count / 10**6:.2g} MB"
