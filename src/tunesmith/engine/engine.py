@@ -82,7 +82,9 @@ class Engine:
             self.layout = probe_layout(model)
             self.logit_shape = probe_output(model) if model.anatomy.output else LogitShape()
         self.packed = packing and self.layout.can_pack
-        self._generator = Generator(model, self.layout, self.logit_shape, keep=self.packed)
+        self._generator = Generator(
+            model, self.layout, self.logit_shape, keep=self.packed, fuse=fuse
+        )
         self.optimizer = Optimizer(groups, optimizer or AdamWOptions())
         self.kernels = fused(model, dtype) if fuse else {}
         self.checkpoints = LayerCheckpoints(model)
@@ -256,6 +258,8 @@ class Engine:
         if self._training is not training:  # walking over all modules costs milliseconds
             self._training = training
             self.model.module.train(training)
+            if training:
+                self._generator.forget()
             for module in self.prefix.modules if training else ():
                 module.eval()
         yield

@@ -6,9 +6,11 @@
 
 Texts of any lengths go through together, without padding: keys and values are kept in slots
 (`generation_cache.py`), and a slot that becomes free takes the next text, so that short answers do
-not wait for long ones. What prompts begin with in common is computed once. Where an architecture
-does not call the attention that it is given (found by running it on made-up text), texts go in
-groups of similar length, padded on the left, over transformers' own cache; `form` says which.
+not wait for long ones. What prompts begin with in common is computed once. Bodies of Llama's form
+in float32 on a processor go step by step as one compiled call (`generation_native.py`). Where an
+architecture does not call the attention that it is given, texts go in groups of similar length,
+padded on the left, over transformers' own cache. Which form gives what the stock model gives is
+found by running it on made-up text; `form` says it.
 
 It knows token ids only: no text, no template; stop tokens are given.
 
@@ -27,18 +29,20 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from tunesmith.engine.generation_cache import Cache, Call, NotKeepableError, Opening, Step, running
+from tunesmith.engine.generation_native import Copies, NativeBody
 from tunesmith.engine.packing import Layout
 from tunesmith.engine.readout import logits
 from tunesmith.engine.sampling import Sampling, choose
 from tunesmith.kernels.token_loss import LogitShape
 from tunesmith.models.model import Model
 
-__all__ = ["CONTINUOUS", "PADDED", "TOGETHER", "Generated", "Generator", "Sampling"]
+__all__ = ["COMPILED", "CONTINUOUS", "PADDED", "TOGETHER", "Generated", "Generator", "Sampling"]
 
 TOGETHER = 16
 """Texts at a time."""
 
-CONTINUOUS = "continuous, keys kept in slots"
+COMPILED = "continuous, compiled layers"
+CONTINUOUS = "continuous, stock layers"
 PADDED = "in groups, padded, over transformers' cache"
 
 _OPENED = 4096
@@ -92,17 +96,27 @@ class Generator:
         layout: how its body is called.
         shape: how its logits are made.
         keep: keep keys and values in slots where the body allows it; False always pads.
+        fuse: use the compiled layers where they give what the stock ones give.
     """
 
-    def __init__(self, model: Model, layout: Layout, shape: LogitShape, *, keep: bool) -> None:
+    def __init__(
+        self, model: Model, layout: Layout, shape: LogitShape, *, keep: bool, fuse: bool
+    ) -> None:
         self._model, self._layout, self._shape = model, layout, shape
-        self._keep = keep and layout.can_pack
+        self._keep, self._fuse = keep and layout.can_pack, fuse
+        self._copies = Copies()
         self._device = next(model.module.parameters()).device
 
     @cached_property
     def form(self) -> str:
-        """How texts go through this body: `CONTINUOUS` or `PADDED`; tried out when first asked."""
-        return CONTINUOUS if self._keep and self._is_right() else PADDED
+        """How texts go through this body; tried out when first asked."""
+        if not (self._keep and self._is_right(compiled=False)):
+            return PADDED
+        return COMPILED if self._fuse and self._is_right(compiled=True) else CONTINUOUS
+
+    def forget(self) -> None:
+        """Let go of what is kept between calls: copies of weights."""
+        self._copies.clear()
 
     def generate(
         self,
@@ -135,7 +149,7 @@ class Generator:
         if not texts or sampling.max_new_tokens == 0:
             return
         ordered = sorted(texts, key=lambda text: (-len(text.prompt), text.prompt))
-        if self.form == CONTINUOUS:
+        if self.form != PADDED:
             yield from self._continuous(ordered, sampling, together)
             return
         for start in range(0, len(ordered), together):
@@ -147,18 +161,22 @@ class Generator:
         longest = len(ordered[0].prompt) + sampling.max_new_tokens
         cache = Cache(min(together, len(ordered)), longest)
         waiting, active = deque(ordered), list[_Text]()
+        compiled: NativeBody | None = None
         while waiting or active:
             entering = _entering(waiting, cache.slots - len(active))
             if entering:
                 held = [text.ids[:-1] for text in active]  # the last token's key is not there yet
                 prompts = [text.prompt for text in entering]
-                call: Call = Opening(cache, held, prompts, self._device)
+                logits_NV = self._run(Opening(cache, held, prompts, self._device))
                 active += entering
+                if compiled is None and self.form == COMPILED:
+                    compiled = self._compiled(cache)
             else:
                 entering = active
                 ids, positions = [t.ids[-1] for t in active], [t.length - 1 for t in active]
-                call = Step(cache, ids, positions, self._device)
-            self._take(entering, self._run(call), sampling)
+                step = Step(cache, ids, positions, self._device)
+                logits_NV = compiled.run(step) if compiled else self._run(step)
+            self._take(entering, logits_NV, sampling)
             yield from list(entering)
             _leave(active, cache)
 
@@ -168,6 +186,9 @@ class Generator:
             arguments = self._layout.arguments(call.positions_T[None])
             hidden_TD: Tensor = self._model.body(input_ids=call.ids_T[None], **arguments)[0][0]
         return logits(self._model, hidden_TD[call.last_N], self._shape)
+
+    def _compiled(self, cache: Cache) -> NativeBody | None:
+        return NativeBody.of(self._model, self._shape, cache, self._copies)
 
     def _padded(self, texts: Sequence[_Text], sampling: Sampling) -> Iterator[_Text]:
         ids_NL, mask_NL = _pad_left([text.prompt for text in texts], self._device)
@@ -195,7 +216,7 @@ class Generator:
         for text, token, logprob in chosen:
             text.take(token, logprob, sampling)
 
-    def _is_right(self) -> bool:
+    def _is_right(self, *, compiled: bool) -> bool:
         """Whether texts with kept keys get the logits that the stock model gives them."""
         low = min(10, self._model.anatomy.vocab_size // 2)
         drawn = torch.Generator().manual_seed(3)
@@ -206,9 +227,13 @@ class Generator:
         try:
             opened = Opening(cache, [], [text[:-3] for text in texts], self._device)
             found = [self._run(opened)]
+            body = self._compiled(cache) if compiled else None
+            if compiled and body is None:
+                return False
             for back in (3, 2, 1):
                 ids, positions = [t[-back] for t in texts], [len(t) - back for t in texts]
-                found.append(self._run(Step(cache, ids, positions, self._device)))
+                step = Step(cache, ids, positions, self._device)
+                found.append(body.run(step) if body else self._run(step))
         except NotKeepableError:
             return False
         ours_N4V = torch.stack(found, 1)

@@ -205,6 +205,14 @@ class Step:
         )
         return seen_NJGK.reshape(1, rows, heads, -1)
 
+    def ranges(self, window: int | None) -> tuple[Tensor, int]:
+        """Return the places `[begin, end)` that each token sees, `[N, 2]`, and the most of any."""
+        begin_N = self.places_T - self.positions_T
+        if window is not None:
+            begin_N = torch.maximum(begin_N, self.places_T + 1 - window)
+        most = max(self.positions) + 1
+        return torch.stack([begin_N, self.places_T + 1], 1), min(most, window or most)
+
     def _seen(self, kept_PJK: Tensor) -> Tensor:
         """A view of the slots in use, as far as the longest text reaches: `[N, J, L, K]`."""
         slots = kept_PJK.view(self.cache.slots, self.cache.length, *kept_PJK.shape[1:])

@@ -112,7 +112,12 @@ def probe_output(model: Model) -> LogitShape:
 def logits(model: Model, hidden_ND: Tensor, shape: LogitShape) -> Tensor:
     """Return logits over the vocabulary, `[N, V]`."""
     layer: Any = model.module.get_submodule(model.anatomy.output or "")
-    logits_NV: Tensor = layer(hidden_ND) * shape.scale
+    return shaped(layer(hidden_ND), shape)
+
+
+def shaped(logits_NV: Tensor, shape: LogitShape) -> Tensor:
+    """Do to the output layer's product what the family does to it."""
+    logits_NV = logits_NV * shape.scale
     if shape.softcap is not None:
         logits_NV = shape.softcap * torch.tanh(logits_NV / shape.softcap)
     return logits_NV

@@ -50,13 +50,18 @@ class Native:
 @cache
 def native() -> Native:
     """Return the compiled kernels, building them if this machine has not yet. Never raises."""
+    return built(SOURCE)
+
+
+def built(source: Path) -> Native:
+    """Return the library of one C file, building it if this machine has not yet. Never raises."""
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return Native(None, "no C compiler was found")
     reason = ""
     for flags in _VARIANTS:
         try:
-            path = _built(compiler.split(), (*_FLAGS, *flags))
+            path = _built(source, compiler.split(), (*_FLAGS, *flags))
             return Native(ctypes.CDLL(str(path)), f"compiled with {' '.join(flags) or 'no flags'}")
         except (OSError, subprocess.SubprocessError) as error:
             stderr = getattr(error, "stderr", None)
@@ -117,10 +122,10 @@ def _argument(value: Argument) -> object:
     return ctypes.c_void_p(None) if value is None else ctypes.c_int64(value)
 
 
-def _built(compiler: Sequence[str], flags: Sequence[str]) -> Path:
+def _built(source: Path, compiler: Sequence[str], flags: Sequence[str]) -> Path:
     """Return the shared library for this source, compiler, flags and processor."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=30)
-    what = (SOURCE.read_bytes(), version.stdout, " ".join(flags).encode(), _processor())
+    what = (source.read_bytes(), version.stdout, " ".join(flags).encode(), _processor())
     key = hashlib.sha256(b"\0".join(what)).hexdigest()[:20]
     folder = _cache_folder()
     path = folder / f"kernels-{key}.so"
@@ -130,7 +135,7 @@ def _built(compiler: Sequence[str], flags: Sequence[str]) -> Path:
         compiled, linked = Path(scratch) / "native.o", Path(scratch) / "native.so"
         # Two steps, the second without -fopenmp: linking with it would load a second OpenMP.
         for command in (
-            [*compiler, *flags, "-c", str(SOURCE), "-o", str(compiled)],
+            [*compiler, *flags, "-c", str(source), "-o", str(compiled)],
             [*compiler, "-shared", str(compiled), "-o", str(linked), "-lm"],
         ):
             subprocess.run(command, capture_output=True, check=True, text=True, timeout=120)
