@@ -56,6 +56,7 @@ INSTRUCT = {
 }
 FULL = INSTRUCT | {"technique": "full"}
 LAYERS = INSTRUCT | {"technique": {"name": "layers", "last": 1}}
+FOUND = INSTRUCT | {"technique": {"name": "layers", "count": 1}}
 VERA, IA3, OFT, PROMPT, P_TUNING, PREFIX = (
     INSTRUCT | {"technique": {"name": name}}
     for name in ("vera", "ia3", "oft", "prompt_tuning", "p_tuning", "prefix_tuning")
@@ -155,6 +156,12 @@ def record(recipe: dict[str, Any], runs: Path) -> dict[str, Any]:
 def metrics(recipe: dict[str, Any], runs: Path) -> dict[str, Any]:
     """The comparison of before and after."""
     return trained(recipe, runs).metrics
+
+
+def said(recipe: dict[str, Any], runs: Path) -> str:
+    """What the report says of the technique."""
+    summary = json.loads((trained(recipe, runs).path / "summary.json").read_text())
+    return str(summary["technique_facts"])
 
 
 def checkpoints(recipe: dict[str, Any], runs: Path) -> list[str]:
@@ -281,10 +288,20 @@ TABLE: dict[str, Row] = {
     # techniques
     "technique full.embeddings": Row(True, False, checked, FULL | {"technique": {"name": "full"}},
                                      part="trainable_parameters"),
+    "technique full.layer_decay": Row(1.0, 0.5, result,
+                                      FULL | {"technique": {"name": "full"}}),
     "technique layers.last": Row(1, 2, checked, LAYERS, part="trainable_parameters"),
     "technique layers.layers": Row([0], [1], record,
                                    INSTRUCT | {"technique": {"name": "layers"}},
                                    part="initial_digest"),
+    "technique layers.names": Row(["layers.0"], ["layers.1"], record,
+                                  INSTRUCT | {"technique": {"name": "layers"}},
+                                  part="initial_digest"),
+    "technique layers.find": Row("spectrum", "fisher", said, FOUND),
+    "technique layers.count": Row(1, 2, checked, FOUND, {"technique.find": "spectrum"},
+                                  part="trainable_parameters"),
+    "technique layers.records": Row(8, 16, said, FOUND, {"technique.find": "gradient"}),
+    "technique layers.only": Row("all", "norms", checked, LAYERS, part="trainable_parameters"),
     "technique layers.final_norm": Row(True, False, checked, LAYERS, part="trainable_parameters"),
     "technique layers.output": Row(True, False, checked, LAYERS, part="trainable_parameters"),
     "technique lora.rank": Row(2, 4, checked, part="trainable_parameters"),

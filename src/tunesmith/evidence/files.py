@@ -155,6 +155,7 @@ class Summary(BaseModel):
     model: ModelFacts = ModelFacts()
     task: str = ""
     technique: str = ""
+    technique_facts: dict[str, str] = {}
     data: DataFacts = DataFacts()
     steps: int = 0
     tokens: int = 0

@@ -222,6 +222,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Fingerprint of its weights", model.fingerprint),
         ("Task", figures.label(summary.task)),
         ("Technique", figures.label(summary.technique)),
+        *summary.technique_facts.items(),
         (
             "Learns",
             f"{figures.count(summary.trainable_parameters)} parameters"

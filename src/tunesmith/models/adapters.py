@@ -187,7 +187,8 @@ def rescaled(model: Model) -> tuple[list[str], list[str]]:
 
 def smallest_side(model: Model, wanted: Sequence[str]) -> int:
     """Return the smallest number of inputs or outputs among these linear maps."""
-    return min(min(model.module.get_submodule(name).weight.shape) for name in wanted)  # type: ignore[arg-type]
+    maps: list[Any] = [model.module.get_submodule(name) for name in wanted]
+    return min(int(size) for part in maps for size in part.weight.shape)
 
 
 def low_rank_values(module: nn.Module) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,9 +99,9 @@ def spectrum(module: nn.Module, anatomy: Anatomy) -> list[float]:
 
 
 def _by_kind(module: nn.Module, layer: str, names: Sequence[str]) -> dict[str, float]:
+    parts: dict[str, Any] = {name: module.get_submodule(name) for name in names}
     return {
-        name.removeprefix(f"{layer}."): _signal_ratio(module.get_submodule(name).weight)  # type: ignore[arg-type]
-        for name in names
+        name.removeprefix(f"{layer}."): _signal_ratio(part.weight) for name, part in parts.items()
     }
 
 

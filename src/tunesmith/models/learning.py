@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import torch
 from torch import nn
+
+from tunesmith.errors import RecipeError, suggest
 
 
 def freeze(module: nn.Module) -> None:
@@ -25,3 +29,39 @@ def learn(module: nn.Module) -> None:
 def widen(parameter: nn.Parameter) -> None:
     """Store `parameter` in at least float32."""
     parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+
+
+def matching(module: nn.Module, patterns: list[str], where: str) -> dict[str, nn.Parameter]:
+    """Return the parameters that any of the patterns names.
+
+    A pattern is the name of a parameter or of a module (then all in it), whole or from any dot on;
+    `*` stands for any letters, `?` for one.
+
+    Args:
+        where: the option that the patterns come from.
+
+    Raises:
+        RecipeError: a pattern names nothing; the nearest name is suggested.
+    """
+    parameters = dict(module.named_parameters())
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {name for name in parameters if _names(pattern, name)}
+        if not hits:
+            words = {word for name in parameters for word in name.split(".") if not word.isdigit()}
+            raise RecipeError(
+                f"No parameter of the model is called {pattern!r}.",
+                where=where,
+                fix=suggest(pattern, words),
+            )
+        found |= hits
+    return {name: parameter for name, parameter in parameters.items() if name in found}
+
+
+def _names(pattern: str, parameter: str) -> bool:
+    words = parameter.split(".")
+    return any(
+        fnmatchcase(".".join(words[start:end]), pattern)
+        for start in range(len(words))
+        for end in range(start + 1, len(words) + 1)
+    )

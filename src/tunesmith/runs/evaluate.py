@@ -67,7 +67,9 @@ def evaluate(
     part = encode(task, chosen, drop=recipe.data.unlearnable == "drop")
     training = recipe.training.model_copy(update={"precision": run.record["dtype"]})
     as_it_was = recipe.model_copy(update={"training": training})
-    base = build_engine(as_it_was, task, make_technique(recipe), console)
+    technique = make_technique(recipe)
+    technique.load_state(run.record.get("technique", {}))
+    base = build_engine(as_it_was, task, technique, console)
     with without_adapter(base.model):
         before = _scores(task, base, part, recipe, console)
     after = _scores(task, tuned, part, recipe, console)

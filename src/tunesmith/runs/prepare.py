@@ -8,7 +8,7 @@ is checked is what is trained. Nothing is written here but the model cache.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -36,6 +36,7 @@ from tunesmith.quality.targets import cut_sentence, find_targets
 from tunesmith.recipes.schema import Recipe, TrainingOptions
 from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES
 from tunesmith.runs.memory_budget import fit_memory
+from tunesmith.runs.study import study_records
 from tunesmith.tasks.base import Task, owners
 from tunesmith.techniques.base import Technique
 from tunesmith.training.memory import MemoryEstimate
@@ -193,11 +194,17 @@ def selects(training: TrainingOptions) -> bool:
     return training.keep_best or training.patience is not None or bool(training.validate_every)
 
 
-def prepare(recipe: Recipe, console: Console, state: Mapping[str, Any] | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe,
+    console: Console,
+    state: Mapping[str, Any] | None = None,
+    chosen: Mapping[str, Any] | None = None,
+) -> Prepared:
     """Load and check everything that `recipe` asks for.
 
     Args:
         state: what the task noted when the run began, where it is gone on with.
+        chosen: likewise of the technique.
 
     Raises:
         RecipeError, DataError, ModelError: what is wrong, before anything was trained.
@@ -207,9 +214,11 @@ def prepare(recipe: Recipe, console: Console, state: Mapping[str, Any] | None = 
     splits = load_splits(recipe.data, task.Record, selects(recipe.training), recipe.training.seed)
     if state is not None:
         task.load_state(state)
+    if chosen is not None:
+        technique.load_state(chosen)
     task.study(splits.train.records)
     check_decides(recipe, task, len(splits.test))
-    engine = build_engine(recipe, task, technique, console)
+    engine = build_engine(recipe, task, technique, console, _drawn(recipe, task, splits.train))
     drop = recipe.data.unlearnable == "drop"
     train, test = (encode(task, data, drop=drop) for data in (splits.train, splits.test))
     validation = None
@@ -239,8 +248,18 @@ def prepare(recipe: Recipe, console: Console, state: Mapping[str, Any] | None = 
     return prepared
 
 
-def build_engine(recipe: Recipe, task: Task, technique: Technique, console: Console) -> Engine:
+def build_engine(
+    recipe: Recipe,
+    task: Task,
+    technique: Technique,
+    console: Console,
+    examples: Callable[[int], Sequence[Encoded]] = lambda count: (),
+) -> Engine:
     """Load the model, put the task's head on it, and mark what learns.
+
+    Args:
+        examples: gives up to so many training examples, where a technique looks at some; it is
+            called when the task has been bound.
 
     Raises:
         RecipeError, ModelError: the model, the task and the technique do not go together.
@@ -253,9 +272,19 @@ def build_engine(recipe: Recipe, task: Task, technique: Technique, console: Cons
     head = technique.head(task.head)
     model = load_model(source, head=head, labels=task.labels, dtype=dtype, seed=training.seed)
     model.module.to(device)
+    if technique.records_to_study:
+        task.bind(model)
+        study_records(
+            technique,
+            model,
+            make_objective(recipe, task),
+            examples(technique.records_to_study),
+            dtype=dtype,
+            seed=training.seed,
+        )
     with seeded(training.seed):
         technique.prepare(model)
-    task.bind(model)
+    task.bind(model)  # what learns may take room of the context
     return Engine(
         model,
         technique.parameter_groups(model),
@@ -274,6 +303,17 @@ def build_engine(recipe: Recipe, task: Task, technique: Technique, console: Cons
         dtype=dtype,
         packing=training.packing,
     )
+
+
+def _drawn(recipe: Recipe, task: Task, data: Dataset) -> Callable[[int], Sequence[Encoded]]:
+    """Return what encodes training records drawn at random; broken ones are refused later."""
+
+    def examples(count: int) -> Sequence[Encoded]:
+        generator = torch.Generator().manual_seed(recipe.training.seed)
+        order = torch.randperm(len(data.records), generator=generator).tolist()
+        return encode(task, data.take(order[:count]), drop=True).examples[:count]
+
+    return examples
 
 
 def refuse(technique: Technique, task: Task, source: Resolved) -> None:

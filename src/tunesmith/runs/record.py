@@ -32,6 +32,7 @@ def write_record(folder: RunFolder, prepared: Prepared, frozen: Frozen | None) -
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "inputs": fingerprints(prepared),
             "task": prepared.task.state(),
+            "technique": prepared.technique.state(),
             "kernels": prepared.engine.kernels,
             "packed": prepared.engine.packed,
             "generation": prepared.engine.generation() if generates(prepared) else None,

@@ -38,6 +38,7 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
             },
             "task": prepared.task.name,
             "technique": prepared.technique.name,
+            "technique_facts": prepared.technique.facts(),
             "data": describe_data(prepared),
             "steps": progress.step,
             "tokens": progress.tokens,

@@ -89,7 +89,9 @@ def resume(
             console.note(f"{folder.path} has finished already.")
             return Run(folder)
         began = folder.read_json(folder.record)
-        prepared = prepare(load_recipe(folder.recipe), console, began["task"])
+        prepared = prepare(
+            load_recipe(folder.recipe), console, began["task"], began.get("technique")
+        )
         record = check_same_inputs(folder, prepared)
         replay(prepared.engine, record["checkpointing"])
         difference = differs(record["hardware"], hardware())
@@ -160,6 +162,8 @@ def _introduce(prepared: Prepared, console: Console) -> None:
         f" base's {base:,}), computing in {str(engine.dtype).removeprefix('torch.')},"
         f" {'packed' if engine.packed else 'padded'}."
     )
+    for heading, said in prepared.technique.facts().items():
+        console.note(f"{heading}: {said}.")
     twice = engine.checkpoints.chosen.layers
     if twice:
         console.note(

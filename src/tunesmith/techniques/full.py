@@ -1,7 +1,9 @@
 """Every weight learns; the result is a whole model that transformers loads.
 
 The strongest and the most forgetful technique: it needs the memory of an optimiser over all
-parameters, and a lower learning rate than adapters do.
+parameters, and a lower learning rate than adapters do. With `layer_decay` lower layers, which hold
+what is general, learn more slowly than upper ones (discriminative fine-tuning: Howard & Ruder,
+2018, arXiv:1801.06146).
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import Technique
+from tunesmith.techniques.base import ParameterGroup, Technique
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from tunesmith.models.model import Model
 
 
@@ -32,6 +36,13 @@ class Full(Technique):
             description="whether the token embeddings learn (and the vocabulary layer, where the "
             "two share their weights)",
         )
+        layer_decay: float = Field(
+            default=1.0,
+            gt=0,
+            le=1,
+            description="factor by which the learning rate falls from each layer to the one below; "
+            "what is behind the last layer learns at the full rate, the embeddings slowest",
+        )
 
     def prepare(self, model: Model) -> None:
         """Mark every parameter, in float32."""
@@ -42,8 +53,41 @@ class Full(Technique):
         if not self.options.embeddings:
             freeze(model.module.get_submodule(model.anatomy.embeddings))
 
+    def parameter_groups(self, model: Model) -> list[ParameterGroup]:
+        """Return what learns, grouped: a rate for each depth, no decay on vectors."""
+        groups = super().parameter_groups(model)
+        if self.options.layer_decay == 1.0:
+            return groups
+        depths = _depths(model)
+        split: list[ParameterGroup] = []
+        for group in groups:
+            by_depth: dict[int, dict[str, nn.Parameter]] = {}
+            for name, parameter in group.parameters.items():
+                depth = next((d for part, d in depths.items() if name.startswith(part)), 0)
+                by_depth.setdefault(depth, {})[name] = parameter
+            split += [
+                ParameterGroup(found, self.options.layer_decay**depth, group.weight_decay)
+                for depth, found in sorted(by_depth.items())
+            ]
+        return split
+
     def save(self, model: Model, folder: Path) -> None:
         """Write the whole model, as transformers reads it."""
         from tunesmith.models.saving import save_full
 
         save_full(model, folder)
+
+
+def _depths(model: Model) -> dict[str, int]:
+    """Return how many layers lie above each part of the model, by the beginning of its names."""
+    anatomy = model.anatomy
+    count = len(anatomy.layers)
+    depths = {f"{layer.name}.": count - place for place, layer in enumerate(anatomy.layers)}
+    depths |= dict.fromkeys(
+        (f"{name}." for name in (*anatomy.task_modules, *anatomy.final_norms)), 0
+    )
+    if anatomy.output is not None and not anatomy.tied:
+        depths[f"{anatomy.output}."] = 0
+    # All else of the body lies below the layers: embeddings, positions, their norms.
+    depths[f"{anatomy.body}." if anatomy.body else ""] = count + 1
+    return depths
