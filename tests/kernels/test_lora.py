@@ -38,7 +38,7 @@ def peft_three(
     return get_peft_model(Three(inputs, outputs, bias), config).to(dtype).train()
 
 
-def fused(model: nn.Module, x: Tensor, dropout: float) -> Tensor:
+def fused(model: nn.Module, x: Tensor, dropout: float, gate_up: bool = False) -> Tensor:
     layers = list(model.base_model.model.layers)
     adapters = [
         LowRank(
@@ -53,7 +53,7 @@ def fused(model: nn.Module, x: Tensor, dropout: float) -> Tensor:
     has_bias = layers[0].base_layer.bias is not None
     bias = torch.cat([layer.base_layer.bias for layer in layers]) if has_bias else None
     sizes = [layer.base_layer.out_features for layer in layers]
-    return lora_product(x, weights, bias, adapters, sizes)
+    return lora_product(x, weights, bias, adapters, sizes, gate_up=gate_up)
 
 
 def run(model: nn.Module, forward: Callable[[Tensor], Tensor], x: Tensor) -> dict[str, Tensor]:
@@ -91,6 +91,39 @@ def test_products_and_gradients_equal_peft_in_float64(
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         assert distance(actual[name], value) <= 1e-10, name
+
+
+def gate(x: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return nn.functional.silu(first) * second
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["64", "32"]
+)
+def test_layers_that_read_a_gated_input_equal_peft(
+    dtype: torch.dtype, tolerance: float, dropout: float
+) -> None:
+    model = peft_three(48, (64, 32), 4, False, dropout, dtype)
+    x = torch.randn(30, 96, dtype=dtype)
+    expected = run(model, lambda m, x: m(gate(x)), x)
+    actual = run(model, lambda m, x: fused(m, x, dropout, gate_up=True), x)
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        assert distance(actual[name], value) <= tolerance, name
+
+
+def test_a_gated_input_is_formed_again_and_not_kept() -> None:
+    adapter = LowRank(torch.randn(2, 48, requires_grad=True), torch.randn(5, 2), 1.0)
+    x = torch.randn(30, 96, requires_grad=True)
+    kept: list[tuple[int, ...]] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tuple(tensor.shape)) or tensor, lambda tensor: tensor
+    ):
+        lora_product(x, torch.randn(5, 48), None, [adapter], [5], gate_up=True)
+    assert (30, 96) in kept
+    assert (30, 48) not in kept
 
 
 def test_products_and_gradients_equal_peft_in_float32() -> None:

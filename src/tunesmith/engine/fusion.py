@@ -93,12 +93,17 @@ def _feed_forward(module: Any) -> Forward | None:
         return None
     if _base(layers[0]).out_features != _base(layers[1]).out_features:
         return None
-    stock, joint = module.forward, _Joint(layers[:2])
+    stock, joint, down = module.forward, _Joint(layers[:2]), layers[2]
 
     def forward(x: Tensor) -> Any:
         if not joint.ready():
             return stock(x)
-        return module.down_proj(swiglu(joint(x)))
+        if not (_is_frozen_product(down) and _is_plain(down)):
+            return down(swiglu(joint(x)))
+        base, adapters = _base(down), [_adapter(down)]
+        return lora_product(
+            joint(x), base.weight, base.bias, adapters, [base.out_features], gate_up=True
+        )
 
     weight = _base(layers[0]).weight
     probe = _made_up((3, weight.shape[1]), weight)

@@ -5,7 +5,8 @@
 This is PEFT's LoRA layer as one autograd function: it keeps the input and the low-rank
 activations, nothing else; the product of full size is never stored twice, and the gradient of the
 frozen weight is never formed. `lora_product` does several layers of one input (query, key, value;
-gate, up) at once: one product with their weights laid one under another.
+gate, up) at once: one product with their weights laid one under another. A layer that reads
+silu(gate) * up can form it again in the backward pass rather than keep it.
 
 Shapes: T tokens, D input size, O output size, R rank. Leading dimensions of x may be any.
 It knows no PEFT, no model; tensors come in, tensors go out.
@@ -20,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from tunesmith.kernels.swiglu import gated, gated_backward, swiglu
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ def lora_product(
     bias_O: Tensor | None,
     adapters: Sequence[LowRank | None],
     sizes: Sequence[int],
+    *,
+    gate_up: bool = False,
 ) -> Tensor:
     """Return the outputs of several frozen layers of one input, side by side: [..., O].
 
@@ -69,6 +74,7 @@ def lora_product(
         bias_O: their biases end to end, or None.
         adapters: one for each layer, or None for a layer that learns nothing.
         sizes: output size of each; they sum to O.
+        gate_up: x holds gate and up side by side, [..., 2D], and the layers read silu(gate) * up.
 
     The output is saved by nobody here, so the next function may change it in place. Computed in
     the dtype of autocast where that is on, else in that of x; there, the weight is best stored.
@@ -87,6 +93,8 @@ def lora_product(
         frozen = (weight_OD.to(dtype), None if bias_O is None else bias_O.to(dtype))
         x_TD = x.to(dtype).reshape(-1, x.shape[-1])
         y_TO: Tensor
+        if gate_up and (not present or any(adapter.dropout for adapter in present)):
+            x_TD, gate_up = swiglu(x_TD), False
         if any(adapter.dropout for adapter in present):
             settings = tuple((ad.scaling, ad.dropout) if ad else None for ad in adapters)
             low_rank = [t for adapter in present for t in (adapter.a_RD, adapter.b_OR)]
@@ -96,7 +104,7 @@ def lora_product(
         elif present:
             a_SD = torch.cat([adapter.a_RD.to(dtype) for adapter in present])
             y_TO = _StackedProducts.apply(  # type: ignore[no-untyped-call]
-                x_TD, *frozen, _places(adapters, sizes), a_SD, *(ad.b_OR for ad in present)
+                x_TD, *frozen, gate_up, _places(adapters, sizes), a_SD, *(ad.b_OR for ad in present)
             )
         else:
             y_TO = torch.nn.functional.linear(x_TD, *frozen)
@@ -127,42 +135,46 @@ def _places(adapters: Sequence[LowRank | None], sizes: Sequence[int]) -> tuple[_
 class _StackedProducts(torch.autograd.Function):
     """Without dropout: all adapters read the same x, so their first factors are one, S ranks.
 
-    Saved: x and the low-rank activations.
+    Saved: x (gate and up side by side, where these are given) and the low-rank activations.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        x_TD: Tensor,
+        given: Tensor,
         weight_OD: Tensor,
         bias_O: Tensor | None,
+        gate_up: bool,
         places: tuple[_Place, ...],
         a_SD: Tensor,
         *b_OR: Tensor,
     ) -> Tensor:
+        x_TD = gated(given) if gate_up else given
         y_TO = torch.nn.functional.linear(x_TD, weight_OD, bias_O)
         inner_TS = x_TD @ a_SD.T
         for place, b in zip(places, b_OR, strict=True):
             part_TO, inner_TR = y_TO[:, place.outputs], inner_TS[:, place.ranks]
             part_TO.addmm_(inner_TR, b.to(x_TD.dtype).T, alpha=place.scaling)
-        ctx.places = places
-        ctx.save_for_backward(x_TD, weight_OD, a_SD, inner_TS, *b_OR)
+        ctx.places, ctx.gate_up = places, gate_up
+        ctx.save_for_backward(given, weight_OD, a_SD, inner_TS, *b_OR)
         return y_TO
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, weight_OD, a_SD, inner_TS, *b_OR = ctx.saved_tensors
+        given, weight_OD, a_SD, inner_TS, *b_OR = ctx.saved_tensors
         inner_grad_TS = torch.empty_like(inner_TS)
         gb_OR = []
         for place, b in zip(ctx.places, b_OR, strict=True):
             part_TO, inner_TR = grad_TO[:, place.outputs], inner_TS[:, place.ranks]
-            inner_grad_TS[:, place.ranks] = part_TO @ (b.to(x_TD.dtype) * place.scaling)
+            inner_grad_TS[:, place.ranks] = part_TO @ (b.to(given.dtype) * place.scaling)
             gb_OR.append((inner_TR.T @ part_TO).T.to(b.dtype) * place.scaling)
-        gx_TD = None
+        ga_SD = inner_grad_TS.T @ (gated(given) if ctx.gate_up else given)
+        back = None
         if ctx.needs_input_grad[0]:
-            gx_TD = (grad_TO @ weight_OD).addmm_(inner_grad_TS, a_SD)
-        return gx_TD, None, None, None, inner_grad_TS.T @ x_TD, *gb_OR
+            back = (grad_TO @ weight_OD).addmm_(inner_grad_TS, a_SD)
+            back = gated_backward(back, given) if ctx.gate_up else back
+        return back, None, None, None, None, ga_SD, *gb_OR
 
 
 class _DroppedProducts(torch.autograd.Function):
