@@ -23,6 +23,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedTokenizerFast,
 )
 
@@ -146,6 +147,7 @@ def tiny_module(
     kinds = {
         "causal_lm": AutoModelForCausalLM,
         "classification": AutoModelForSequenceClassification,
+        "tagging": AutoModelForTokenClassification,
         "features": AutoModel,
     }
     with seeded(seed):

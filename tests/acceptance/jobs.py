@@ -17,6 +17,11 @@ CLASSES = [
     for i, a in enumerate(WORDS)
     for b, label in (("fine", "good"), ("poor", "bad"))
 ]
+TAGGED = [
+    {"tokens": ["The", a, "met", "the", b, "twice"],
+     "tags": ["O", "B-THING", "O", "O", "B-THING", "I-THING"]}
+    for a in WORDS[:5] for b in WORDS[5:]
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from tunesmith.cli.contracts import ErrorDocument
 
 BROKEN_UTF8 = lines(ANSWERS[:3]).encode() + b'{"prompt": "caf\xe9", "completion": "x"}\n'
 BROKEN_JSON = lines(ANSWERS[:16]) + '{"prompt": "a", "completion": }\n' + lines(ANSWERS[17:])
+OF_TAGS = {"task": "tagging", "data": "{train: train.conll}", "technique": "full"}
 OF_CLASSES = {"task": "classification", "data": "{train: class.jsonl}", "technique": "full"}
 ON_FILE = OF_CLASSES | {"data": "{train: class.jsonl, test: test.jsonl}"}
 OF_TEXTS = {"task": "language_modeling", "data": "{train: texts.jsonl}"}
@@ -234,6 +235,35 @@ RECORDS = {
     "a class that the recipe does not list": Bad(
         None, "class 'bad', which `task.labels` does not list", "Add it",
         OF_CLASSES | {"task": "{name: classification, labels: [good, fine]}"}, model="bert",
+    ),
+    "a CoNLL line without a tag": Bad(
+        "train.conll:2", "Line 2 holds 'wrote' alone, expected a word and its tag", "Each line",
+        OF_TAGS, {"train.conll": "Ada B-PER\nwrote\n"}, model="bert",
+    ),
+    "a tag that cannot follow": Bad(
+        "train.conll", "(train.conll:1): tags[1]: found the text 'I-PER', expected 'B-PER'",
+        "One record", OF_TAGS, {"train.conll": "the O\nAda I-PER\n"}, model="bert",
+    ),
+    "a span that cuts a word": Bad(
+        "train.jsonl", "found the text 'Ad', expected whole words: 'Ada', from 0 to 3", "One",
+        {"task": "tagging"},
+        {"train.jsonl": lines([{"text": "Ada wrote", "entities": [[0, 2, "PER"]]}] * 5)},
+        model="bert",
+    ),
+    "a label that training does not have": Bad(
+        "test.conll:1", "The label 'LOC' is not one of those learnt ('PER')", "Correct",
+        OF_TAGS | {"data": "{train: train.conll, test: test.conll}"},
+        {"train.conll": "Ada B-PER\nwrote O\n", "test.conll": "Rome B-LOC\n\nfell O\n"},
+        model="bert",
+    ),
+    "nothing tagged": Bad(
+        "data.train", "No training record has an entity", "something is tagged",
+        OF_TAGS, {"train.conll": "Ada O\n\nwrote O\n\na O\n\nb O\n\nbook O\n"}, model="bert",
+    ),
+    "repurpose for tagging": Bad(
+        "technique", "'repurpose' does not suit the task 'tagging': it fits a linear map", "",
+        OF_TAGS | {"technique": "repurpose"},
+        {"train.conll": "".join(f"Ada B-PER\n{i} O\n\n" for i in range(10))}, model="bert",
     ),
     "one class only": Bad(
         "data.train", "one class only (all are 'good')", "at least two classes",

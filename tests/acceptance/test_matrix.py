@@ -19,7 +19,8 @@ import pytest
 import torch
 from pyarrow import parquet
 from safetensors.torch import load_file
-from tests.acceptance.jobs import ANSWERS, CLASSES, TEXTS, lines, recipe
+from seqeval.metrics.sequence_labeling import get_entities
+from tests.acceptance.jobs import ANSWERS, CLASSES, TAGGED, TEXTS, WORDS, lines, recipe
 from torch import Tensor
 
 from tunesmith.cli.contracts import (
@@ -34,7 +35,12 @@ from tunesmith.registry import TASKS, TECHNIQUES
 
 FAMILIES = ("llama", "gpt2", "bert")
 OPTIONS = {"lora": "{name: lora, rank: 2}", "layers": "{name: layers, last: 1}"}
-ROWS = {"instruct": ANSWERS, "language_modeling": TEXTS, "classification": CLASSES}
+ROWS = {
+    "instruct": ANSWERS,
+    "language_modeling": TEXTS,
+    "classification": CLASSES,
+    "tagging": TAGGED,
+}
 TASK = {
     "instruct": "{name: instruct, max_new_tokens: 4}",
     "language_modeling": "{name: language_modeling, max_new_tokens: 4}",
@@ -42,14 +48,25 @@ TASK = {
 TRAINING = "{max_steps: 3, batch_size: 4, learning_rate: 0.02, schedule: constant, warmup: 0}"
 _BODY = re.compile(r"^(bert|model|transformer)\.")
 QUESTION = "Say horse lamp"
+TAGS = ("O", "B-THING", "I-THING")
+ENDINGS = {"classification": "ForSequenceClassification", "tagging": "ForTokenClassification"}
 
-REFUSED = {
-    (technique, task, "bert"): "is an encoder (bert): it reads text and writes none"
-    for technique, task in itertools.product(TECHNIQUES.names(), ("instruct", "language_modeling"))
-} | {
-    ("repurpose", task, family): f"'repurpose' does not suit the task '{task}'"
-    for task, family in itertools.product(("instruct", "language_modeling"), ("llama", "gpt2"))
-}
+REFUSED = (
+    {
+        (technique, task, "bert"): "is an encoder (bert): it reads text and writes none"
+        for technique, task in itertools.product(
+            TECHNIQUES.names(), ("instruct", "language_modeling")
+        )
+    }
+    | {
+        ("repurpose", task, family): f"'repurpose' does not suit the task '{task}'"
+        for task, family in itertools.product(("instruct", "language_modeling"), ("llama", "gpt2"))
+    }
+    | {
+        ("repurpose", "tagging", family): "'repurpose' does not suit the task"
+        for family in FAMILIES
+    }
+)
 SAMPLED = {  # adapters that share the path of lora: every family of them is tested apart
     "vera": {("instruct", "llama")},
     "ia3": {("classification", "bert")},
@@ -146,6 +163,12 @@ def test_it_trains_changes_what_it_should_and_others_read_it(
     if task == "classification":
         shares = logits(cell, model, tokenizer, QUESTION).softmax(-1).tolist()
         assert list(prediction.probabilities.values()) == pytest.approx(shares, abs=1e-4)
+    elif task == "tagging":
+        said = tag_logits(cell, model, tokenizer, QUESTION).argmax(-1)
+        assert [(s.text.split()[0], s.label) for s in prediction.spans] == [
+            (QUESTION.split()[start], label)
+            for label, start, _ in get_entities([TAGS[place] for place in said])
+        ]
     else:
         assert prediction.text == continuation(cell, model, tokenizer, QUESTION)
 
@@ -169,8 +192,10 @@ def changed(cell: Finished) -> set[str]:
 
 def all_change(cell: Finished) -> bool:
     before, after = weights(cell)
-    lost = set(before) - set(after)  # a classifier has no vocabulary layer
-    return changed(cell) == set(after) and lost <= {"lm_head.weight"}
+    lost = set(before) - set(after)  # a head takes the place of vocabulary layer or pooler
+    return changed(cell) == set(after) and all(
+        name.startswith(("lm_head.", "pooler.")) for name in lost
+    )
 
 
 def only_the_last_layer_changes(cell: Finished) -> bool:
@@ -216,10 +241,10 @@ def read(cell: Finished) -> tuple[Any, Any]:
         from sentence_transformers import SentenceTransformer
 
         return SentenceTransformer(str(cell.model), device="cpu"), tokenizer
-    classifies = cell.task == "classification"
-    ending = "ForSequenceClassification" if classifies else "ForCausalLM"
+    ending = ENDINGS.get(cell.task, "ForCausalLM")
     if cell.technique in ADAPTERS:
-        options = {"num_labels": 2} if classifies else {}
+        counts = {"classification": 2, "tagging": len(TAGS)}
+        options = {"num_labels": counts[cell.task]} if cell.task in counts else {}
         reader = getattr(peft, f"AutoPeftModel{ending}")
         return reader.from_pretrained(cell.model, **options).eval(), tokenizer
     return getattr(transformers, f"AutoModel{ending}").from_pretrained(cell.model).eval(), tokenizer
@@ -234,11 +259,29 @@ def logits(cell: Finished, model: Any, tokenizer: Any, text: str) -> Tensor:
 
 
 @torch.no_grad()
+def tag_logits(cell: Finished, model: Any, tokenizer: Any, text: str) -> Tensor:
+    """Return the logits of the tags of each word, `[words, C]`: those at its first token."""
+    given = tokenizer(text, return_tensors="pt", return_token_type_ids=False,
+                      return_offsets_mapping=True, return_special_tokens_mask=True)  # fmt: skip
+    special = given.pop("special_tokens_mask")[0].tolist()
+    starts = [start for start, _ in given.pop("offset_mapping")[0].tolist()]
+    words = [match.start() for match in re.finditer(r"\S+", text)]
+    rows = [
+        next(i for i, at in enumerate(starts) if at == word and not special[i]) for word in words
+    ]
+    return model(**given).logits[0, rows]
+
+
+@torch.no_grad()
 def log_likelihood(cell: Finished, model: Any, tokenizer: Any, tested: dict[str, Any]) -> float:
     """Return the log-probability of the right answer to a test record."""
     if cell.task == "classification":
         place = ("bad", "good").index(tested["reference"])
         return float(logits(cell, model, tokenizer, tested["prompt"]).log_softmax(-1)[place])
+    if cell.task == "tagging":
+        places = [place_of_tag(word) for word in tested["prompt"].split()]
+        scores = tag_logits(cell, model, tokenizer, tested["prompt"]).log_softmax(-1)
+        return float(scores.gather(-1, torch.tensor(places)[:, None]).sum())
     given, answer = [], tokenizer(tested["prompt"])["input_ids"]
     if cell.task == "instruct":
         given = prompt(tokenizer, tested["prompt"].removeprefix("user: "))
@@ -248,6 +291,10 @@ def log_likelihood(cell: Finished, model: Any, tokenizer: Any, tested: dict[str,
     scores = model(input_ids=ids).logits[0, -ids.shape[1] :][:-1].log_softmax(-1)
     rows = scores.gather(-1, ids[0, 1:, None])[:, 0]
     return float(rows[max(len(given) - 1, 0) :].sum())
+
+
+def place_of_tag(word: str) -> int:
+    return 1 if word in WORDS else 2 if word == "twice" else 0
 
 
 def prompt(tokenizer: Any, text: str) -> list[int]:

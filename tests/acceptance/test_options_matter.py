@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.acceptance.jobs import ANSWERS, CLASSES, TEXTS, lines
+from tests.acceptance.jobs import ANSWERS, CLASSES, TAGGED, TEXTS, lines
 
 from tunesmith import api
 from tunesmith.console import Console
@@ -36,6 +36,7 @@ FILES = {
     "texts.jsonl": TEXTS,
     "silent.jsonl": [*ANSWERS, {"prompt": "Say nothing", "completion": ""}],
     "class.jsonl": CLASSES,
+    "tagged.jsonl": TAGGED,
     "uneven.jsonl": [{**row, "text": f"{row['text']} {i}"}
                      for i, row in enumerate([*MANY_GOOD, *FIVE_BAD])],
     "grouped.jsonl": [{**row, "topic": i // 5} for i, row in enumerate(ANSWERS)],
@@ -71,6 +72,7 @@ CLASS = INSTRUCT | {
     "data": {"train": "class.jsonl"},
     "technique": "full",
 }
+TAG = CLASS | {"task": {"name": "tagging"}, "data": {"train": "tagged.jsonl"}}
 REPURPOSE = CLASS | {"technique": {"name": "repurpose"}}
 WILD = FULL | {  # too high a rate: the first validation is the best
     "training": {"learning_rate": 2.0, "warmup": 0.0, "validate_every": 1, "max_steps": 4}
@@ -285,6 +287,10 @@ TABLE: dict[str, Row] = {
     "task classification.truncation": Row("end", "start", checked, CLASS, {"task.max_length": 10},
                                           part="cut"),
     "task classification.labels": Row(None, ["good", "bad"], record, CLASS, part="task"),
+    "task tagging.scheme": Row("bio", "iobes", checked, TAG, part="parameters"),
+    "task tagging.labels": Row(None, ["THING", "PLACE"], record, TAG, part="task"),
+    "task tagging.max_length": Row(None, 20, checked, TAG, {"task.overlap": 2}, part="train"),
+    "task tagging.overlap": Row(2, 8, checked, TAG, {"task.max_length": 20}, part="train"),
     # techniques
     "technique full.embeddings": Row(True, False, checked, FULL | {"technique": {"name": "full"}},
                                      part="trainable_parameters"),

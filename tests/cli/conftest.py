@@ -89,7 +89,8 @@ class FakeRun:
     def predict(self, inputs: Any, *, who: str = "tuned") -> list[Any]:
         self.heard = list(inputs)
         return [
-            SimpleNamespace(text=f"answer to {given}", probabilities={}) for given in self.heard
+            SimpleNamespace(text=f"answer to {given}", probabilities={}, spans=())
+            for given in self.heard
         ]
 
     def stream(

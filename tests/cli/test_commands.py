@@ -82,9 +82,21 @@ def test_predict_answers_each_text(api, command) -> None:
 def test_predict_shows_a_class_with_its_probability(api, command, monkeypatch) -> None:
     from types import SimpleNamespace
 
-    answer = SimpleNamespace(text="good", probabilities={"good": 0.75, "bad": 0.25})
+    answer = SimpleNamespace(text="good", probabilities={"good": 0.75, "bad": 0.25}, spans=())
     monkeypatch.setattr(api.run, "predict", lambda inputs: [answer])
     assert "good\t0.750\tnice" in command("predict", "demo-1", "nice").out
+
+
+def test_predict_shows_what_is_named_a_line_each(api, command, monkeypatch) -> None:
+    from tunesmith.tasks.base import Prediction, Span
+
+    answer = Prediction("Ada [PER]", spans=(Span(0, 3, "Ada", "PER", 0.5),))
+    monkeypatch.setattr(api.run, "predict", lambda inputs: [answer])
+    assert "PER\t0.500\tAda\n" in command("predict", "demo-1", "Ada wrote").out
+    (said,) = command("predict", "demo-1", "Ada wrote", "--json").document["predictions"]
+    assert said["spans"] == [
+        {"start": 0, "end": 3, "text": "Ada", "label": "PER", "probability": 0.5}
+    ]
 
 
 def test_predict_reads_lines_of_text_or_json(api, command) -> None:

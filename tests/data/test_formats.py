@@ -37,7 +37,8 @@ def fails(folder: Path, rows: Rows, record: type[BaseModel], match: str, **optio
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_formats_own_example_is_recognised_and_read(tmp_path: Path, name: str) -> None:
     format = FORMATS[name]
-    dataset = load(tmp_path, [json.loads(format.example)], format.record)
+    asked = {"format": name} if format.by_name else {}
+    dataset = load(tmp_path, [json.loads(format.example)], format.record, **asked)
     assert dataset.format == name
     assert isinstance(dataset.records[0], format.record)
 

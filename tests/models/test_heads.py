@@ -5,10 +5,11 @@ import torch
 from tests.tiny import DECODERS, ENCODERS, tiny_bert, tiny_llama, tiny_model
 
 from tunesmith.errors import ModelError
-from tunesmith.models.heads import FeatureHead, pool_documents
+from tunesmith.models.heads import FeatureHead, head_of, pool_documents, token_outputs
 from tunesmith.models.seeded import seeded
 
 DOCUMENTS = [[7, 8, 9, 10, 11], [12, 13], [14, 15, 16, 17, 18, 19, 20], [21]]
+TAGGERS = [family for family in (*DECODERS, *ENCODERS) if family not in ("opt", "gemma3")]
 CU_SEQLENS = torch.tensor([0, 5, 7, 14, 15], dtype=torch.int32)
 
 
@@ -30,6 +31,18 @@ def test_packed_pooling_equals_the_stock_head_on_padded_inputs(family):
     with torch.no_grad():
         ours = pool_documents(model, packed_hidden(model), CU_SEQLENS)
         stock = padded_logits(model)
+    assert stock.std() > 1e-3
+    torch.testing.assert_close(ours, stock, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("family", TAGGERS)
+def test_outputs_of_each_token_equal_those_of_the_stock_head(family):
+    model = tiny_model(family, "tagging", ("a", "b", "c"), dtype=torch.float64)
+    assert head_of(model.module) == "tagging"
+    with torch.no_grad():
+        ours = token_outputs(model, packed_hidden(model))
+        rows = zip(padded_logits(model), DOCUMENTS, strict=True)
+        stock = torch.cat([logits[: len(ids)] for logits, ids in rows])
     assert stock.std() > 1e-3
     torch.testing.assert_close(ours, stock, rtol=0, atol=1e-10)
 
@@ -71,3 +84,5 @@ def test_a_model_that_writes_text_has_no_class_to_name():
     model = tiny_llama()
     with pytest.raises(ModelError, match="no head that names a class"):
         pool_documents(model, torch.zeros(15, 32), CU_SEQLENS)
+    with pytest.raises(ModelError, match="no head that speaks of tokens"):
+        token_outputs(model, torch.zeros(15, 32))

@@ -46,6 +46,24 @@ def test_every_family_loads_as_a_classifier_with_named_classes(tmp_path, family)
     assert model.module(input_ids=torch.tensor([[7, 8, 9]])).logits.shape == (1, 3)
 
 
+@pytest.mark.parametrize("family", ["opt", "gemma3"])
+def test_a_family_without_a_head_on_tokens_is_refused(tmp_path, family):
+    with pytest.raises(ModelError, match="no head on tokens for the family"):
+        load(tiny_model_folder(tmp_path, family), "tagging", ("O", "B-A", "I-A"))
+
+
+def test_a_tagger_keeps_its_head_where_the_tags_are_the_same(tmp_path):
+    tags = ("O", "B-A", "I-A")
+    model = load(tiny_model_folder(tmp_path, "bert"), "tagging", tags)
+    model.module.save_pretrained(tmp_path / "tagger")
+    model.tokenizer.save_pretrained(tmp_path / "tagger")
+    again, other = (
+        load(tmp_path / "tagger", "tagging", names, seed=9) for names in (tags, tags[::-1])
+    )
+    assert torch.equal(again.module.classifier.weight, model.module.classifier.weight)
+    assert not torch.equal(other.module.classifier.weight, model.module.classifier.weight)
+
+
 def test_a_new_head_depends_on_the_seed_alone(tmp_path):
     folder = tiny_model_folder(tmp_path, "bert")
 

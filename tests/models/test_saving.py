@@ -4,9 +4,18 @@ import json
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
+from peft import (
+    AutoPeftModelForCausalLM,
+    AutoPeftModelForSequenceClassification,
+    AutoPeftModelForTokenClassification,
+)
 from tests.tiny import DECODERS, ENCODERS, tiny_model_folder
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 
 from tunesmith.errors import ModelError, RunError
 from tunesmith.models.load import load_model, load_result
@@ -46,12 +55,18 @@ READERS = {
     ("full", "classification"): AutoModelForSequenceClassification,
     ("layers", "classification"): AutoModelForSequenceClassification,
     ("lora", "classification"): AutoPeftModelForSequenceClassification,
+    ("full", "tagging"): AutoModelForTokenClassification,
+    ("layers", "tagging"): AutoModelForTokenClassification,
+    ("lora", "tagging"): AutoPeftModelForTokenClassification,
 }
 CASES = [("full", "classification", family) for family in (*DECODERS, *ENCODERS)]
 CASES += [("lora", "classification", family) for family in ("llama", "gpt2", *ENCODERS)]
 CASES += [("lora", "causal_lm", family) for family in DECODERS]
 CASES += [("full", "causal_lm", family) for family in ("llama", "gpt2", "gemma3")]
 CASES += [("layers", "causal_lm", "phi3"), ("layers", "classification", "bert")]
+CASES += [("full", "tagging", family) for family in ("llama", "gpt2", "falcon", *ENCODERS)]
+CASES += [("lora", "tagging", family) for family in ("llama", "gpt2", *ENCODERS)]
+CASES += [("layers", "tagging", "bert")]
 
 
 @pytest.mark.parametrize(("technique", "head", "family"), CASES)
@@ -64,7 +79,7 @@ def test_a_result_gives_the_same_logits_to_every_reader(tmp_path, technique, hea
     options = {"num_labels": 3} if "Peft" in READERS[technique, head].__name__ else {}
     with seeded(5):
         stock = READERS[technique, head].from_pretrained(
-            folder, **(options if head == "classification" else {})
+            folder, **(options if head != "causal_lm" else {})
         )
     assert torch.equal(logits(stock), expected)
     assert torch.equal(logits(load_result(folder).module), expected)

@@ -13,7 +13,7 @@ import torch
 from tunesmith.data.batch import Batch
 from tunesmith.engine.generation import Generated, Sampling
 from tunesmith.models.model import Model
-from tunesmith.objectives.base import Pooled, TokenLogProbs
+from tunesmith.objectives.base import PerToken, Pooled, TokenLogProbs
 
 
 class PlainEngine:
@@ -31,6 +31,8 @@ class PlainEngine:
         logits = [self.model.module(input_ids=ids[None]).logits[0] for ids in documents]
         if readout is Pooled:
             return Pooled(torch.stack(logits).float())
+        if readout is PerToken:
+            return PerToken(torch.cat(logits).float())
         assert readout is TokenLogProbs
         rows_N = batch.text.weights_T.nonzero()[:, 0]
         logprobs_TV = torch.cat(logits).float().log_softmax(-1)

@@ -7,7 +7,8 @@ from tests.tasks.plain_engine import PlainEngine
 from tests.tiny import tiny_model
 
 from tunesmith.console import Console
-from tunesmith.data.records import Conversation, Document, LabelledText, Message
+from tunesmith.data.records import Conversation, Document, Entity, LabelledText, Message, TaggedText
+from tunesmith.data.tagged import of_words
 from tunesmith.engine.engine import Engine
 from tunesmith.registry import TASKS
 
@@ -15,11 +16,16 @@ LABELS = ("art", "law", "sea")
 TEXTS = ("salt", "a painted wall", "the court said so, and said it twice", "oil", "fish " * 12)
 
 
-def data(task: str) -> list[Document | LabelledText | Conversation]:
+def data(task: str) -> list[Document | LabelledText | TaggedText | Conversation]:
     if task == "language_modeling":
         return [Document(text=text) for text in TEXTS]
     if task == "classification":
         return [LabelledText(text=t, label=LABELS[i % 3]) for i, t in enumerate(TEXTS)]
+    if task == "tagging":
+        return [
+            of_words(text.split(), [Entity(start=0, end=1, label=LABELS[i % 3])])
+            for i, text in enumerate(TEXTS)
+        ]
     turns = [
         [Message(role="user", content=t), Message(role="assistant", content=t[::-1])] for t in TEXTS
     ]
@@ -33,6 +39,10 @@ def data(task: str) -> list[Document | LabelledText | Conversation]:
         ("classification", "roberta"),
         ("classification", "llama"),
         ("classification", "gpt2"),
+        ("tagging", "bert"),
+        ("tagging", "deberta-v2"),
+        ("tagging", "llama"),
+        ("tagging", "gpt2"),
         ("language_modeling", "llama"),
         ("language_modeling", "gpt2"),
         ("instruct", "llama"),

@@ -99,13 +99,27 @@ class EvaluateDocument(OutcomeDocument):
     data: str | None = Field(description="the file given with --data; null: the run's test set")
 
 
+class SpanDetails(BaseModel):
+    """A part of an input that the model points at."""
+
+    start: int = Field(description="its first character, counted from 0")
+    end: int = Field(description="the character behind its last")
+    text: str = Field(description="what stands there")
+    label: str = Field(description="what it is")
+    probability: float = Field(description="0 to 1")
+
+
 class PredictionDetails(BaseModel):
     """The answer to one input."""
 
-    input: Any = Field(description="the text, or the list of chat messages")
+    input: Any = Field(description="the text, or the list of chat messages or of words")
     text: str = Field(description="the answer, or the class")
     probabilities: dict[str, float] = Field(
-        description="probability of each class; empty where text is generated"
+        description="probability of each class; empty where no class is asked for"
+    )
+    spans: list[SpanDetails] = Field(
+        default=[],
+        description="what was found in the input; of a list of words: in these with spaces between",
     )
 
 

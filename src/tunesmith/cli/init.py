@@ -19,6 +19,7 @@ _MODELS = {
     "instruct": "smollm2-135m-instruct",
     "language_modeling": "smollm2-135m-instruct",
     "classification": "minilm-l6",
+    "tagging": "minilm-l6",
 }
 
 
@@ -27,7 +28,10 @@ def init(
         Path, typer.Argument(help="The folder to make; it must be new or empty.", metavar="DIR")
     ],
     task: Annotated[
-        str, typer.Option(help="instruct, language_modeling or classification.", metavar="TASK")
+        str,
+        typer.Option(
+            help="instruct, language_modeling, classification or tagging.", metavar="TASK"
+        ),
     ] = "instruct",
     model: Annotated[
         str | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from tunesmith.errors import DataError
 if TYPE_CHECKING:
     from tunesmith.tasks.base import Prediction
 
-_INPUT_FIELDS = ("messages", "text", "prompt", "input")
+_INPUT_FIELDS = ("messages", "text", "tokens", "prompt", "input")
 
 
 def predict(
@@ -35,10 +36,10 @@ def predict(
     runs_dir: RunsDir = "runs",
     as_json: Json = False,
 ) -> None:
-    """Answer texts with a run's model: a completion, or a class with its probability.
+    """Answer texts with a run's model: a completion, a class, or what is named in them.
 
-    A line of a .jsonl file is a text, a list of chat messages, or an object with one of the fields
-    messages, text, prompt or input.
+    A line of a .jsonl file is a text, a list (of chat messages, or of words), or an object with one
+    of the fields messages, text, tokens, prompt or input.
 
     \b
     Examples:
@@ -52,7 +53,7 @@ def predict(
         inputs: list[Any] = list(texts or []) if file is None else read_inputs(file)
 
         from tunesmith import api
-        from tunesmith.cli.contracts import PredictDocument, PredictionDetails
+        from tunesmith.cli.contracts import PredictDocument, PredictionDetails, SpanDetails
 
         opened = api.open_run(run, runs_dir=runs_dir)
         predictions = opened.predict(inputs)
@@ -61,7 +62,10 @@ def predict(
                 run=str(opened.path),
                 predictions=[
                     PredictionDetails(
-                        input=given, text=answer.text, probabilities=answer.probabilities
+                        input=given,
+                        text=answer.text,
+                        probabilities=answer.probabilities,
+                        spans=[SpanDetails(**asdict(span)) for span in answer.spans],
                     )
                     for given, answer in zip(inputs, predictions, strict=True)
                 ],
@@ -77,7 +81,10 @@ def _show(inputs: list[Any], predictions: list[Prediction], out: Output) -> None
             continue
         if len(inputs) > 1:
             out.line(f"> {_short(given)}")
-        out.line(answer.text)
+        for span in answer.spans:
+            out.line(f"{span.label}\t{span.probability:.3f}\t{span.text}")
+        if not answer.spans:
+            out.line(answer.text)
 
 
 def _short(given: Any) -> str:

@@ -11,6 +11,7 @@ import typer
 from tunesmith.cli.output import Json, Output, Overrides, RunsDir, output
 from tunesmith.cli.verdict import outcome, show_verdict
 from tunesmith.errors import InputError
+from tunesmith.registry import TASKS
 
 if TYPE_CHECKING:
     from tunesmith.runs.run import Run
@@ -94,7 +95,8 @@ def _check_same(recipe: str, overrides: list[str], run: Path) -> None:
 def _show(run: Run, out: Output) -> None:
     show_verdict(run.metrics, out.result)
     path = shlex.quote(str(run.path))
-    try_it = "predict" if run.summary.get("task") == "classification" else "chat"
+    writes = TASKS.get(run.summary["task"]).head == "causal_lm"
+    try_it = "chat" if writes else "predict"
     out.line("")
     out.line(f"Report:  {run.report}")
     out.line(f"Model:   {run.path / 'model'}")

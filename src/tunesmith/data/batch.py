@@ -5,6 +5,7 @@
 A batch has named streams (`text`; later `source`/`target`, `chosen`/`rejected`). In each, the
 tokens of N documents lie one after another in one row of T tokens; `cu_seqlens` says where each
 begins. Targets are shifted here, once: position i predicts `targets_T[i]`, with `weights_T[i]`.
+Classes of tokens are not shifted: `classes_T[i]` is that of token i, or `NO_CLASS`.
 
 Shapes: T tokens of the batch, N documents. This module knows no tokenizer, task or model.
 """
@@ -16,6 +17,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+NO_CLASS = -100
+"""Stands for a token whose class is not learnt; PyTorch's cross-entropy passes over it."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,23 @@ class EncodedStream:
 
     `weights[i]` is the weight with which token i is *learnt* (0: it is only read); None where
     nothing is learnt token by token. The first token is never learnt: nothing precedes it.
+    `classes[i]` is what token i is to be called, or `NO_CLASS`; None where no token is.
     """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...] | None = None
+    classes: tuple[int, ...] | None = None
+
+    def learnt(self) -> list[bool]:
+        """Return for each token whether something of it is learnt."""
+        if self.classes is not None:
+            return [found != NO_CLASS for found in self.classes]
+        weights = self.weights or (0.0,) * len(self.ids)
+        return [place > 0 and bool(weight) for place, weight in enumerate(weights)]
 
     def trained(self) -> int:
         """Return how many tokens are learnt."""
-        return sum(1 for weight in (self.weights or ())[1:] if weight)
+        return sum(self.learnt())
 
 
 @dataclass(frozen=True)
@@ -63,13 +76,18 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Stream:
-    """Documents laid end to end. `targets_T`/`weights_T` are None where no token is learnt."""
+    """Documents laid end to end.
+
+    `targets_T` and `weights_T` are None where no token is learnt, `classes_T` where none is called
+    something.
+    """
 
     ids_T: Tensor
     positions_T: Tensor
     cu_seqlens: Tensor
     targets_T: Tensor | None = None
     weights_T: Tensor | None = None
+    classes_T: Tensor | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -88,6 +106,7 @@ class Stream:
             self.cu_seqlens.to(device),
             move(self.targets_T),
             move(self.weights_T),
+            move(self.classes_T),
         )
 
 
@@ -143,6 +162,9 @@ def _join(documents: Sequence[EncodedStream]) -> Stream:
     cu_seqlens[1:] = torch.cumsum(lengths, 0)
     ids_T = torch.tensor([i for document in documents for i in document.ids])
     positions_T = torch.cat([torch.arange(len(document.ids)) for document in documents])
+    if documents[0].classes is not None:
+        classes_T = torch.tensor([c for document in documents for c in document.classes or ()])
+        return Stream(ids_T, positions_T, cu_seqlens, classes_T=classes_T)
     if documents[0].weights is None:
         return Stream(ids_T, positions_T, cu_seqlens)
     learnt_T = torch.tensor([w for document in documents for w in document.weights or ()])

@@ -68,7 +68,7 @@ def load_dataset(
 
     Args:
         specs: files, folders, data sets of the hub: see `sources`.
-        record_type: what the task learns from (`Conversation`, `Document`, `LabelledText`).
+        record_type: what the task learns from, one of the shapes in `records`.
         format: a name of `formats.FORMATS`, or `auto` to recognise it, source by source.
         group: the field whose value is a record's group.
         columns: fields to rename: name that the format expects -> name in the file.

@@ -6,6 +6,9 @@
     prompt_completion   prompt, completion                               ─> Conversation
     text                text                                             ─> Document
     text_label          text, label                                      ─> LabelledText
+    tokens_tags         tokens, tags          (BIO, IOBES, BILOU)        ─> TaggedText
+    tokens_iob1         the same in IOB1: by name only                   ─> TaggedText
+    text_entities       text, entities                                   ─> TaggedText
 
 A format is never guessed: it is the one whose fields all rows have, it is named in the output, and
 where two would do the recipe must say which. A row that does not fit is a `DataError` that names
@@ -22,7 +25,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tunesmith.data.records import Conversation, Document, Dropped, LabelledText, Message
+from tunesmith.data.records import (
+    Conversation,
+    Document,
+    Dropped,
+    LabelledText,
+    Message,
+    TaggedText,
+)
+from tunesmith.data.tagged import read_iob1_row, read_spans_row, read_tags_row
 from tunesmith.data.turns import (
     NothingToLearnError,
     RowError,
@@ -51,6 +62,7 @@ class Format:
         record: what a row becomes, and so which tasks it serves.
         convert: turns a row into that; raises `RowError`.
         example: one row, as JSON.
+        by_name: it is never recognised, as another has the same fields; a recipe must name it.
     """
 
     name: str
@@ -59,6 +71,7 @@ class Format:
     record: type[BaseModel]
     convert: Callable[[Row], BaseModel]
     example: str
+    by_name: bool = False
 
     def fits(self, fields: Sequence[str]) -> bool:
         """Return whether a row with these fields can be of this format."""
@@ -157,6 +170,19 @@ FORMATS: dict[str, Format] = {
             "text_label", ("text", "label"), (), LabelledText, _text_label,
             '{"text": "A fine film.", "label": "positive"}',
         ),
+        Format(
+            "tokens_tags", ("tokens", "tags"), (), TaggedText, read_tags_row,
+            '{"tokens": ["Ada", "Lovelace", "wrote"], "tags": ["B-PER", "I-PER", "O"]}',
+        ),
+        Format(
+            "tokens_iob1", ("tokens", "tags"), (), TaggedText, read_iob1_row,
+            '{"tokens": ["Ada", "Lovelace", "wrote"], "tags": ["I-PER", "I-PER", "O"]}',
+            by_name=True,
+        ),
+        Format(
+            "text_entities", ("text", "entities"), (), TaggedText, read_spans_row,
+            '{"text": "Ada wrote", "entities": [{"start": 0, "end": 3, "label": "PER"}]}',
+        ),
     )
 }  # fmt: skip
 """Every format, by name. `record` of each says which tasks it serves."""
@@ -217,7 +243,7 @@ def detect(rows: Sequence[Row], record_type: type[BaseModel], where: str) -> For
         for name in row:
             counts[name] = counts.get(name, 0) + 1
     fields = [name for name, count in counts.items() if 2 * count > len(rows)]
-    fitting = [format for format in FORMATS.values() if format.fits(fields)]
+    fitting = [f for f in FORMATS.values() if f.fits(fields) and not f.by_name]
     wanted = [format for format in fitting if format.record is record_type]
     if len(wanted) == 1:
         return wanted[0]
@@ -315,7 +341,9 @@ def _convert(row: Row, format: Format) -> BaseModel:
 
 
 def _other_format(row: Row, format: Format) -> str:
-    others = [other for other in FORMATS.values() if other.fits(list(row)) and other is not format]
+    others = [
+        f for f in FORMATS.values() if f.fits(list(row)) and not f.by_name and f is not format
+    ]
     if format.fits(list(row)) or not others:
         return ""
     return f" (this one looks like {others[0].name})"

@@ -1,6 +1,6 @@
-"""One raw example, as a task reads it: the three shapes that every record format becomes.
+"""One raw example, as a task reads it: the few shapes that every record format becomes.
 
-A file may hold Alpaca, chat, ShareGPT, prompt/completion, text or text/label records
+A file may hold Alpaca, chat, ShareGPT, prompt/completion, text, text/label or tagged records
 (`data/formats.py` recognises which); each is turned into one of these, and a task names the one
 that it learns from. Field descriptions are the documentation of the format.
 """
@@ -71,7 +71,31 @@ class LabelledText(BaseModel):
     label: str = Field(description="its class; numbers are read as names")
 
 
-Record = Conversation | Document | LabelledText
+class Entity(BaseModel):
+    """A run of words that together are something: a person, a place, a dose."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: int = Field(ge=0, description="its first word, counted from 0")
+    end: int = Field(ge=1, description="the word behind its last")
+    label: str = Field(min_length=1, description="what it is")
+
+
+class TaggedText(BaseModel):
+    """A text, its words, and the entities in it."""
+
+    text: str = Field(min_length=1, description="the text")
+    words: list[tuple[int, int]] = Field(
+        min_length=1, description="where each word begins and ends in the text, in characters"
+    )
+    entities: list[Entity] = Field(description="what is named in it, in order, none overlapping")
+
+    def said(self, entity: Entity) -> str:
+        """Return the text of an entity."""
+        return self.text[self.words[entity.start][0] : self.words[entity.end - 1][1]]
+
+
+Record = Conversation | Document | LabelledText | TaggedText
 
 
 @dataclass(frozen=True)
@@ -101,6 +125,13 @@ def content_key(record: BaseModel) -> str:
         turns = [f"{message.role}\0{_turn_text(message)}" for message in record.messages]
         return "\0".join(" ".join(turn.casefold().split()) for turn in turns)
     return " ".join(text_of(record).casefold().split())
+
+
+def labels_of(record: BaseModel) -> tuple[str, ...]:
+    """Return the classes that a record counts towards: its own, or one for each entity in it."""
+    if isinstance(record, TaggedText):
+        return tuple(entity.label for entity in record.entities)
+    return (record.label,) if isinstance(record, LabelledText) else ()
 
 
 def _turn_text(message: Message) -> str:

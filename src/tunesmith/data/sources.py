@@ -4,6 +4,7 @@
     "train.json"                  a list, or {"data": [...]}       origins train.json:17
     "train.csv", "train.tsv"      a header line, then rows         origins train.csv:17
     "train.parquet"               a table                          origins train.parquet#17
+    "train.conll"                 one word a line with its tag     origins train.conll:17
     "texts/", "book.txt"          .txt and .md files, one a row    origins texts/a.txt
     "hub:owner/name[:split]"      a data set of the hub            origins owner/name:train#17
 
@@ -23,6 +24,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.conll import sentences
 from tunesmith.data.turns import describe_value
 from tunesmith.errors import DataError
 
@@ -281,6 +283,18 @@ def _read_parquet(path: Path) -> Raw:
     return Raw(rows, [f"{path.name}#{number}" for number in range(1, len(rows) + 1)])
 
 
+def _read_conll(path: Path) -> Raw:
+    found = sentences(_decode(path))
+    if found.broken:
+        raise _broken_lines(
+            path,
+            found.broken,
+            "Each line is a word and, in its last column, its tag; an empty line ends a sentence.",
+        )
+    rows: list[Row] = [dict(row) for row in found.rows]
+    return Raw(rows, [f"{path.name}:{line}" for line in found.lines])
+
+
 def _read_text(path: Path) -> Raw:
     return Raw([{"text": _decode(path)}], [path.name])
 
@@ -321,6 +335,9 @@ def _read_hub(spec: str) -> Raw:
             for row in rows:
                 if isinstance(row[field], int) and row[field] >= 0:
                     row[field] = feature.int2str(row[field])
+        elif isinstance(getattr(feature, "feature", None), datasets.ClassLabel):
+            for row in rows:  # one class a word
+                row[field] = [feature.feature.int2str(value) for value in row[field]]
     if not rows:
         raise DataError("The data set holds no records.", where=f"hub:{spec}")
     return Raw(rows, [f"{name}:{split}#{number}" for number in range(1, len(rows) + 1)])
@@ -333,6 +350,9 @@ READERS: dict[str, Callable[[Path], Raw]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".parquet": _read_parquet,
+    ".conll": _read_conll,
+    ".bio": _read_conll,
+    ".iob": _read_conll,
     ".txt": _read_text,
     ".md": _read_text,
 }

@@ -1,6 +1,6 @@
 """What an objective reads of a forward pass: from hidden states to a readout.
 
-    hidden_TD ──read──> TokenLogProbs | Pooled | Features | Hidden
+    hidden_TD ──read──> TokenLogProbs | Pooled | Features | PerToken | Hidden
 
 Logits are computed by us, outside the model class and only where a token is learnt, so that no
 architecture opts out of the loss arithmetic. What some families do to their logits beside the
@@ -20,9 +20,9 @@ from torch import Tensor
 from tunesmith.data.batch import Stream
 from tunesmith.errors import ModelError
 from tunesmith.kernels.token_loss import LogitShape, linear_cross_entropy, token_log_probs
-from tunesmith.models.heads import apply_head, document_rows
+from tunesmith.models.heads import apply_head, document_rows, token_outputs
 from tunesmith.models.model import Model
-from tunesmith.objectives.base import Features, Hidden, Pooled, TokenLogProbs
+from tunesmith.objectives.base import Features, Hidden, PerToken, Pooled, TokenLogProbs
 
 PER_DOCUMENT = (Pooled, Features)
 """Readouts for which one row of each document is enough."""
@@ -47,6 +47,8 @@ def read(
         return Hidden(hidden_TD)
     if readout in PER_DOCUMENT:
         return read_documents(model, document_rows(model, hidden_TD, stream.cu_seqlens), readout)
+    if readout is PerToken:
+        return PerToken(token_outputs(model, hidden_TD))
     if readout is TokenLogProbs:
         return _token_log_probs(model, hidden_TD, stream, shape, token_weights)
     raise TypeError(f"the engine has no readout {readout.__name__}")

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import RecipeError, suggest
 from tunesmith.models.anatomy.blocks import attention_of
+from tunesmith.models.heads import HEADS
 from tunesmith.models.learning import freeze, widen
 from tunesmith.models.model import Model
 from tunesmith.models.quiet import quiet
@@ -76,7 +77,7 @@ def with_head(model: Model) -> dict[str, Any]:
     """Return the fields of a configuration that say which base it is for, and which head learns."""
     base, revision = model.source.reference
     return {
-        "task_type": "SEQ_CLS" if model.anatomy.head else "CAUSAL_LM",
+        "task_type": HEADS[model.head].peft_task,
         "base_model_name_or_path": base,
         "revision": revision,
         "modules_to_save": list(model.anatomy.task_modules) or None,

@@ -39,6 +39,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.data.batch import Batch, Encoded
 from tunesmith.models.anatomy import Anatomy
+from tunesmith.models.heads import HEADS, head_of
 
 _PASS = 2.0
 """FLOPs of one weight in one product: a multiplication and an addition."""
@@ -158,7 +159,10 @@ def training_cost(module: nn.Module, anatomy: Anatomy, kept: int = 0) -> Cost:
     document = 0.0
     for name in anatomy.task_modules:
         part = module.get_submodule(name)
-        document += _cost(_maps(part), below)
+        if HEADS[head_of(module)].of_tokens:
+            token += _cost(_maps(part), below)
+        else:
+            document += _cost(_maps(part), below)
         below = below or _learns(part.parameters())
     return Cost(token, target, document, pair, anatomy.kind == "decoder")
 

@@ -1,15 +1,18 @@
-"""Heads on packed hidden states: what a document's class is, from where the document lies.
+"""Heads on packed hidden states: what a document's class is, or that of each token in it.
 
     hidden_TD ──document_rows──> first | last | mean: rows_BD ──apply_head──> outputs_BC
+    hidden_TD ──the stock head──> outputs_TC
 
 transformers' classifiers pool a padded batch; a pack has its documents end to end, so the rows
-are gathered here and the model's own head modules are applied to them. It runs no body.
+are gathered here and the model's own head modules are applied to them. It runs no body. `HEADS` is
+the one list of heads, and of what other libraries call them.
 
 Shapes: T tokens of the pack, B documents, D model, C classes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -21,6 +24,39 @@ if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
 Pooling = Literal["mean", "cls", "last"]
+HeadName = Literal["causal_lm", "classification", "tagging", "features"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head as others know it.
+
+    Attributes:
+        ending: of the names of transformers' and PEFT's classes, such as `ForCausalLM`.
+        peft_task: PEFT's name of the task.
+        of_tokens: it speaks of each token rather than of the whole text.
+    """
+
+    ending: str
+    peft_task: str
+    of_tokens: bool = False
+
+
+HEADS: dict[HeadName, Head] = {
+    "causal_lm": Head("ForCausalLM", "CAUSAL_LM"),
+    "classification": Head("ForSequenceClassification", "SEQ_CLS"),
+    "tagging": Head("ForTokenClassification", "TOKEN_CLS", of_tokens=True),
+    "features": Head("", "FEATURE_EXTRACTION"),
+}
+
+
+def head_of(module: nn.Module) -> HeadName:
+    """Return which head a loaded module has."""
+    if isinstance(module, FeatureModel):
+        return "features"
+    endings = {head.ending: name for name, head in HEADS.items() if head.ending}
+    kind = type(module).__name__
+    return next((name for ending, name in endings.items() if kind.endswith(ending)), "causal_lm")
 
 
 class FeatureHead(nn.Module):
@@ -125,6 +161,25 @@ def apply_head(model: Model, rows_BD: Tensor) -> Tensor:
     else:
         outputs_BC = _classify_first(model, rows_BD)
     return outputs_BC.to(torch.promote_types(outputs_BC.dtype, torch.float32))
+
+
+def token_outputs(model: Model, hidden_TD: Tensor) -> Tensor:
+    """Apply the model's own head to the hidden state of every token.
+
+    Returns:
+        `outputs_TC`, float32 (float64 where the head is).
+
+    Raises:
+        ModelError: the model has no head that is known here.
+    """
+    module: Any = model.module
+    known = [name for name in ("classifier", "score") if name in model.anatomy.head]
+    if not known:
+        raise ModelError(f"This {model.anatomy.family} model has no head that speaks of tokens.")
+    dropout = getattr(module, "dropout", None)
+    dropped_TD = hidden_TD if dropout is None else dropout(hidden_TD)
+    outputs_TC = _apply(module.get_submodule(known[0]), dropped_TD)
+    return outputs_TC.to(torch.promote_types(outputs_TC.dtype, torch.float32))
 
 
 def _classify_first(model: Model, first_BD: Tensor) -> Tensor:

@@ -41,12 +41,14 @@ _OTHER_SENSES = {
 _SUITS = {
     "causal_lm": (DECODER,),
     "classification": (DECODER, ENCODER),
+    "tagging": (DECODER, ENCODER),
     "features": (DECODER, ENCODER),
 }
 
 _NEEDS = {
     "causal_lm": "This task learns to write text, which needs a decoder",
     "classification": "This task reads a text and names its class, which needs a text model",
+    "tagging": "This task reads a text and says what each word is, which needs a text model",
     "features": "This technique turns texts into vectors, which needs a text model",
 }
 
@@ -54,8 +56,13 @@ _BETTER = {
     "causal_lm": "Choose a decoder, such as smollm2-135m-instruct.",
     "classification": "Choose an encoder such as minilm-l6, or a decoder such as "
     "smollm2-135m-instruct.",
+    "tagging": "Choose an encoder such as minilm-l6, or a decoder such as smollm2-135m-instruct.",
     "features": "Choose an encoder such as minilm-l6.",
 }
+
+
+_CLASSES = {"tagging": ("MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES", "tokens")}
+"""Heads that transformers has for some families only, and what they speak of."""
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
@@ -92,15 +99,22 @@ def check_fit(name: str, config: Mapping[str, Any], head: str) -> str:
     """Return the kind of the model called `name`, once it suits `head`.
 
     Args:
-        head: `causal_lm`, `classification` or `features`.
+        head: a name of `heads.HEADS`.
 
     Raises:
         ModelError: it does not suit, with the reason and which model would.
     """
     kind = kind_of(config)
-    if kind in _SUITS[head]:
-        return kind
     family = config.get("model_type") or config.get("architecture") or "no model type"
+    if kind in _SUITS[head]:
+        table, speaks_of = _CLASSES.get(head, ("", ""))
+        if table and family not in getattr(tables, table):
+            raise ModelError(
+                f"transformers has no head on {speaks_of} for the family of {name} ({family}), so"
+                " nothing could load the result.",
+                fix=_BETTER[head],
+            )
+        return kind
     is_one = {
         "image": f"is an image model ({family})",
         "image-text": f"reads images beside text ({family})",

@@ -22,6 +22,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
@@ -30,7 +31,7 @@ from tunesmith.errors import ModelError
 from tunesmith.models import soundness
 from tunesmith.models.adapters import changes_anything
 from tunesmith.models.anatomy import study
-from tunesmith.models.heads import FeatureHead, FeatureModel, Pooling
+from tunesmith.models.heads import HEADS, FeatureHead, FeatureModel, Pooling
 from tunesmith.models.kinds import ENCODER, check_fit
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Notes, read_notes
@@ -42,6 +43,7 @@ from tunesmith.models.virtual_tokens import read_virtual_tokens
 _CLASSES: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
     "classification": AutoModelForSequenceClassification,
+    "tagging": AutoModelForTokenClassification,
     "features": AutoModel,
 }
 
@@ -57,9 +59,10 @@ def load_model(
     """Load the model at `source` with a head.
 
     Args:
-        head: `causal_lm`, `classification` (one logit a label), or `features` (one vector of a
-            document, and a linear map of it to the labels that starts at zero).
-        labels: names of the classes, in order of their index; at least two for the latter two.
+        head: `causal_lm`, `classification` (one logit a label), `tagging` (likewise, of each
+            token), or `features` (one vector of a document, and a linear map of it to the labels
+            that starts at zero).
+        labels: names of the classes, in order of their index; at least two for all but the first.
         dtype: precision of the weights.
         seed: from which a new head is drawn.
 
@@ -87,8 +90,8 @@ def load_model(
     soundness.check_vocabulary(model)
     if head != "causal_lm":
         _give_padding(model)
-    if head == "classification":
-        if not _keeps_head(config, labels):
+    if head not in ("causal_lm", "features"):
+        if not _keeps_head(config, head, labels):
             _draw_head(model, seed)
         soundness.check_head(model)
     return model
@@ -166,15 +169,16 @@ def _load_module(
 ) -> tuple[Any, dict[str, Any]]:
     """Return the module, and transformers' report of which keys it missed."""
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
-    if head == "classification":
+    if head not in ("causal_lm", "features"):
         id2label, label2id = _label_maps(labels)
         options |= {
             "id2label": id2label,
             "label2id": label2id,
             "num_labels": len(labels),
-            "problem_type": "single_label_classification",
             "ignore_mismatched_sizes": True,
         }
+    if head == "classification":
+        options["problem_type"] = "single_label_classification"
     try:
         with quiet(), seeded(seed):
             module, report = _CLASSES[head].from_pretrained(
@@ -259,13 +263,17 @@ def _pooling(source: Resolved, kind: str) -> Pooling:
     return "mean" if kind == ENCODER else "last"
 
 
-def _keeps_head(config: dict[str, Any], labels: Sequence[str]) -> bool:
-    """Whether the files hold a classifier of these very labels already."""
+def _keeps_head(config: dict[str, Any], head: str, labels: Sequence[str]) -> bool:
+    """Whether the files hold a head of this kind for these very labels already."""
     names = config.get("id2label") or {}
     architectures = config.get("architectures") or [""]
-    return str(architectures[0]).endswith("ForSequenceClassification") and [
+    return str(architectures[0]).endswith(_ending(head)) and [
         names.get(str(index)) for index in range(len(names))
     ] == list(labels)
+
+
+def _ending(head: str) -> str:
+    return next(known.ending for name, known in HEADS.items() if name == head)
 
 
 def _draw_head(model: Model, seed: int) -> None:

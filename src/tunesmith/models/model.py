@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.models.heads import HeadName, head_of
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -54,6 +56,11 @@ class Model:
 
     def __post_init__(self) -> None:
         self.parameters = sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def head(self) -> HeadName:
+        """Which head it has: a name of `heads.HEADS`."""
+        return head_of(self.module)
 
     @property
     def body(self) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunesmith.errors import ModelError
+from tunesmith.models.heads import HeadName
 
 FILE = "tunesmith.json"
 
@@ -33,7 +34,7 @@ class Notes(BaseModel):
 
     schema_version: Literal[1] = 1
     saved_as: Literal["full", "adapter", "features"] = Field(description="which format it is in")
-    head: Literal["causal_lm", "classification", "features"] = Field(description="its head")
+    head: HeadName = Field(description="its head")
     labels: list[str] = Field(default=[], description="names of the classes, in order")
     base: Base = Field(description="what it was trained from")
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tunesmith.errors import RunError
 from tunesmith.models.atomic import written_aside
-from tunesmith.models.heads import FeatureModel
+from tunesmith.models.heads import HEADS, FeatureModel
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Base, Notes, write_notes
 from tunesmith.models.quiet import quiet
@@ -183,7 +183,7 @@ def _reader_class(model: Model) -> Any:
     import peft
     import transformers
 
-    ending = "ForSequenceClassification" if model.anatomy.head else "ForCausalLM"
+    ending = HEADS[model.head].ending
     if model.peft is None:
         return getattr(transformers, f"AutoModel{ending}")
     return getattr(peft, f"AutoPeftModel{ending}")
@@ -197,7 +197,7 @@ def _save_beside(model: Model, folder: Path, saved_as: SavedAs) -> None:
     path = str(source.path) if saved_as == "adapter" else None
     notes = Notes(
         saved_as=saved_as,
-        head=_head_name(model),
+        head=model.head,
         labels=[labels[index] for index in sorted(labels)],
         base=Base(
             name=source.name, fingerprint=source.fingerprint, revision=source.revision, path=path
@@ -226,12 +226,6 @@ def _state_precision(file: Path, dtype: torch.dtype) -> None:
     config = json.loads(file.read_text(encoding="utf-8"))
     config["dtype"] = str(dtype).removeprefix("torch.")
     _json(file, config)
-
-
-def _head_name(model: Model) -> Literal["causal_lm", "classification", "features"]:
-    if isinstance(model.module, FeatureModel):
-        return "features"
-    return "classification" if model.anatomy.head else "causal_lm"
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 
 from tunesmith.errors import ModelError
 from tunesmith.models.anatomy import Anatomy
-from tunesmith.models.heads import pool_documents
+from tunesmith.models.heads import HEADS, pool_documents, token_outputs
 from tunesmith.models.model import Model
 from tunesmith.models.resolve import Resolved
 
@@ -106,7 +106,7 @@ def check_vocabulary(model: Model) -> None:
 
 
 def check_head(model: Model) -> None:
-    """Our pooling must give what the family's own class gives, tried on one made-up document.
+    """Our head must give what the family's own class gives, tried on one made-up document.
 
     Raises:
         ModelError: the head of this family is not known here.
@@ -117,11 +117,14 @@ def check_head(model: Model) -> None:
     plain = (i for i in range(model.anatomy.vocab_size) if i not in special)
     ids_1T = torch.tensor([[next(plain) for _ in range(5)]])
     with torch.no_grad():
-        stock_BC = model.module(input_ids=ids_1T).logits.float()
+        stock = model.module(input_ids=ids_1T).logits.float()
         hidden_TD = model.body(input_ids=ids_1T)[0][0]
-        ours_BC = pool_documents(model, hidden_TD, torch.tensor([0, 5]))
-    if not torch.allclose(stock_BC, ours_BC, rtol=2e-2, atol=2e-2):
+        if HEADS[model.head].of_tokens:
+            ours = token_outputs(model, hidden_TD)[None]
+        else:
+            ours = pool_documents(model, hidden_TD, torch.tensor([0, 5]))
+    if not torch.allclose(stock, ours, rtol=2e-2, atol=2e-2):
         raise ModelError(
-            f"The classification head of the family {model.anatomy.family} is not known here.",
+            f"The {model.head} head of the family {model.anatomy.family} is not known here.",
             fix="Choose another encoder, such as minilm-l6, or a decoder.",
         )

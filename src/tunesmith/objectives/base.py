@@ -48,6 +48,13 @@ class Pooled:
 
 
 @dataclass(frozen=True)
+class PerToken:
+    """What the head says of each token: `outputs_TC`, float32 (logits for classes)."""
+
+    outputs_TC: Tensor
+
+
+@dataclass(frozen=True)
 class Features:
     """What the head reads of each document: `features_BD`, one vector of each."""
 

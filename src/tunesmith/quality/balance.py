@@ -1,5 +1,7 @@
 """Counts the classes of labelled records, and says where their balance makes learning hard.
 
+Where records hold entities, these are counted.
+
 train, test labels ──class_balance──> ClassBalance
 """
 
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from tunesmith.data.records import LabelledText
+from tunesmith.data.records import TaggedText, labels_of
 
 FEW = 5
 """Fewer training records than this are too few to learn a class from."""
@@ -26,10 +28,12 @@ class ClassBalance:
     Attributes:
         train: records by class in train, the largest first.
         test: records by class in test.
+        of_entities: entities are counted, of which a record may have any number.
     """
 
     train: dict[str, int]
     test: dict[str, int]
+    of_entities: bool = False
 
     @property
     def ratio(self) -> float:
@@ -59,16 +63,26 @@ class ClassBalance:
         """Classes of train that test does not have: nothing will be known of them."""
         return [name for name in self.train if name not in self.test] if self.test else []
 
+    @property
+    def _counted(self) -> str:
+        return "entities" if self.of_entities else "records"
+
     def warnings(self) -> list[str]:
         """Return a sentence for each thing that makes learning or testing hard."""
         said: list[str] = []
         if self.ratio >= LOPSIDED:
+            judged = (
+                "by the F1 of each, or macro F1"
+                if self.of_entities
+                else f"by macro F1, not by accuracy (always the largest class is "
+                f"{self.majority:.0%})"
+            )
             said.append(
-                f"The largest class has {self.ratio:.0f} times the records of the smallest: judge "
-                f"by macro F1, not by accuracy (always the largest class is {self.majority:.0%})."
+                f"The largest class has {self.ratio:.0f} times the {self._counted} of the "
+                f"smallest: judge {judged}."
             )
         if self.rare:
-            said.append(f"Fewer than {FEW} training records: {_listed(self.rare)}.")
+            said.append(f"Fewer than {FEW} training {self._counted}: {_listed(self.rare)}.")
         if self.unlearnt:
             said.append(f"In test but not in train: {_listed(self.unlearnt)}.")
         if self.untested:
@@ -78,11 +92,12 @@ class ClassBalance:
 
 def class_balance(train: Sequence[BaseModel], test: Sequence[BaseModel] = ()) -> ClassBalance:
     """Return the class counts of labelled records."""
-    return ClassBalance(_counts(train), _counts(test))
+    of_entities = any(isinstance(record, TaggedText) for record in train)
+    return ClassBalance(_counts(train), _counts(test), of_entities)
 
 
 def _counts(records: Sequence[BaseModel]) -> dict[str, int]:
-    labels = Counter(record.label for record in records if isinstance(record, LabelledText))
+    labels = Counter(label for record in records for label in labels_of(record))
     return dict(sorted(labels.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from pydantic import BaseModel
 
-from tunesmith.data.records import LabelledText, content_key, text_of
+from tunesmith.data.records import LabelledText, TaggedText, content_key, text_of
 from tunesmith.quality.similarity import Signatures
 
 THRESHOLD = 0.7
@@ -83,5 +83,12 @@ def _neighbours(buckets: Iterable[Sequence[int]]) -> set[tuple[int, int]]:
 
 
 def _contradicts(records: Sequence[BaseModel], group: Sequence[int]) -> bool:
-    labels = {r.label for r in (records[i] for i in group) if isinstance(r, LabelledText)}
-    return len(labels) > 1
+    answers = {_answer(records[i]) for i in group}
+    return len(answers) > 1
+
+
+def _answer(record: BaseModel) -> object:
+    """Return what is to be learnt of a record whose text alone decides what it is."""
+    if isinstance(record, TaggedText):
+        return tuple((entity.label, record.said(entity)) for entity in record.entities)
+    return record.label if isinstance(record, LabelledText) else None

@@ -160,7 +160,16 @@ class DataOptions(BaseModel):
         "where training.validate_every needs it",
     )
     format: Literal[
-        "auto", "alpaca", "chat", "sharegpt", "prompt_completion", "text", "text_label"
+        "auto",
+        "alpaca",
+        "chat",
+        "sharegpt",
+        "prompt_completion",
+        "text",
+        "text_label",
+        "tokens_tags",
+        "tokens_iob1",
+        "text_entities",
     ] = Field(default="auto", description="record format; auto recognises it and says which")
     group: str | None = Field(
         default=None,

@@ -232,9 +232,7 @@ def _shown(prepared: Prepared, index: int) -> Shown:
 
 def _pieces(tokenizer: Any, example: Encoded) -> list[Piece]:
     stream = next(iter(example.streams.values()))
-    weights = stream.weights or (0.0,) * len(stream.ids)
-    learnt = [bool(weight) and place > 0 for place, weight in enumerate(weights)]
-    runs = groupby(zip(stream.ids, learnt, strict=True), key=lambda pair: pair[1])
+    runs = groupby(zip(stream.ids, stream.learnt(), strict=True), key=lambda pair: pair[1])
     return [
         Piece(tokenizer.decode([i for i, _ in run], clean_up_tokenization_spaces=False), trained)
         for trained, run in runs

@@ -207,13 +207,14 @@ def _of_labels(task: Any, records: Sequence[Any]) -> Generator[Reason, None, boo
         return False
     if not task.labels:
         return True
-    said = class_balance(records).warnings()
+    balance = class_balance(records)
+    said = balance.warnings()
     for sentence in said:
         yield Reason(
             "labels", "fit with changes", sentence, "Gather more records of the rare classes."
         )
     if not said:
-        yield Reason("labels", "fit", f"{len(task.labels)} classes, none of them rare.")
+        yield Reason("labels", "fit", f"{len(balance.train)} classes, none of them rare.")
     return True
 
 
@@ -299,7 +300,7 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
 
 def _suits(name: str, kind: str, task: Any) -> str:
     said = f"{name} is {_a(kind)}, which the task {task.name} can use."
-    if task.head == "classification" and kind == "decoder":
+    if task.head in ("classification", "tagging") and kind == "decoder":
         return f"{said} An encoder reads in both directions and usually costs less for this."
     return said
 

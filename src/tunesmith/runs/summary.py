@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import tunesmith
+from tunesmith.data.records import labels_of
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.hardware import hardware, versions
 from tunesmith.runs.learn import Learnt
@@ -98,6 +99,6 @@ def describe_part(part: Part) -> dict[str, Any]:
 
 
 def class_counts(part: Part) -> dict[str, int]:
-    """Return how many records each class has, the most frequent first."""
-    labels = [record.label for record in part.data.records]
+    """Return how many records (where these hold entities: entities) each class has, most first."""
+    labels = (label for record in part.data.records for label in labels_of(record))
     return dict(collections.Counter(labels).most_common())

@@ -68,11 +68,26 @@ class ExampleScore:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A part of an input that a model points at: from character `start` to before `end`."""
+
+    start: int
+    end: int
+    text: str
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Prediction:
-    """What a model says to one input: a text or a class, with the probability of each class."""
+    """What a model says to one input: a text or a class, with the probability of each class.
+
+    `spans` are the parts of the input that it points at, where the task is to find them.
+    """
 
     text: str
     probabilities: dict[str, float] = field(default_factory=dict)
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ class Task(ABC):
     name: ClassVar[str]
     Record: ClassVar[type[BaseModel]]
     head: ClassVar[str]
-    """`causal_lm` or `classification`: what the model is loaded with."""
+    """What the model is loaded with: a name of `models.heads.HEADS`."""
     kinds: ClassVar[frozenset[str]]
     """Kinds of model that can learn it: `decoder`, `encoder`."""
     objective: ClassVar[str]
@@ -214,6 +229,15 @@ class Task(ABC):
 
     def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - as `study`
         """Take back what `state` returned."""
+
+
+def around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the tokens that a tokenizer puts before and behind every text."""
+    probe = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = list(probe["input_ids"]), list(probe["special_tokens_mask"])
+    begin = special.index(0)
+    end = len(special) - special[::-1].index(0)
+    return ids[:begin], ids[end:]
 
 
 def owners(examples: Sequence[Encoded]) -> list[int]:

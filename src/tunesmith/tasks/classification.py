@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunesmith.data.records import LabelledText
 from tunesmith.errors import DataError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
-from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task, around
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
@@ -108,11 +108,7 @@ class Classification(Task):
     def bind(self, model: Model) -> None:
         """Take the tokenizer, the tokens that it puts around a text, and the context length."""
         self._tokenizer = model.tokenizer
-        probe = model.tokenizer("a", return_special_tokens_mask=True)
-        ids, special = list(probe["input_ids"]), list(probe["special_tokens_mask"])
-        begin = special.index(0)
-        end = len(special) - special[::-1].index(0)
-        self._prefix, self._suffix = ids[:begin], ids[end:]
+        self._prefix, self._suffix = around(model.tokenizer)
         context = model.anatomy.context_length
         self._max_length: int = min(self.options.max_length or context, context)
         if self._max_length <= len(self._prefix) + len(self._suffix):

@@ -27,6 +27,7 @@ from tunesmith.tasks.base import (
     Prompt,
     Task,
     answer_prompts,
+    around,
     check_room,
     owners,
     prompts_of,
@@ -84,9 +85,7 @@ class LanguageModeling(Task):
                 fix="Set `eos_token` in its tokenizer_config.json.",
             )
         self._end = int(model.tokenizer.eos_token_id)
-        probe = model.tokenizer("a", return_special_tokens_mask=True)
-        begin = list(probe["special_tokens_mask"]).index(0)
-        self._prefix = tuple(probe["input_ids"][:begin])
+        self._prefix = tuple(around(model.tokenizer)[0])
         self._context: int = model.anatomy.context_length
         self._max_length = min(self.options.max_length or self._context, self._context)
         if len(self._prefix) + self.options.overlap >= self._max_length:

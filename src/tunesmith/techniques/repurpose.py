@@ -46,10 +46,11 @@ class Repurpose(Technique):
     @classmethod
     def refuses(cls, head: str, kind: str) -> str | None:
         """Writing text takes more than a linear map of a frozen model."""
-        if head == "causal_lm":
+        if head != "classification":
+            does = "writes nothing" if head == "causal_lm" else "says nothing of a part of it"
             return (
-                "it fits a linear map of one vector a text, which names classes but writes "
-                "nothing; choose lora, layers or full"
+                f"it fits a linear map of one vector a text, which names classes but {does}; "
+                "choose lora, layers or full"
             )
         return None
 
