@@ -205,7 +205,45 @@ def techniques_table(report: Report) -> str:
     return table(header, rows)
 
 
+def generation_table(report: Report) -> str:
+    """A table a form: every side's tokens a second, and how many texts came out the same."""
+    work = report["work"]
+    parts = [
+        f"{work['texts']} prompts of {work['prompt_tokens']:,} tokens for {work['model']}, at most"
+        f" {work['limit']} new tokens each, {work['together']} texts at a time, float32."
+        f" {_machine(report['hardware'])}, {report['date']}, `{report['command']}`."
+    ]
+    header = ["side", "tokens/s", "to finished (s)", "peak memory (GiB)", "new tokens"]
+    header += ["same texts as `generate`", "Tunesmith is faster, tokens/s"]
+    header += ["Tunesmith is faster, to finished"]
+    for form in dict.fromkeys(row["form"] for row in report["summary"]):
+        mine = [row for row in report["summary"] if row["form"] == form]
+        rows = []
+        for row in mine:
+            if "generated_per_second" not in row:
+                rows.append([row["title"], *["–"] * (len(header) - 2), row["status"]])
+                continue
+            same = row.get("same_texts")
+            cells = [row["title"], number(row["generated_per_second"])]
+            cells += [number(row["seconds_to_finished"])]
+            cells += [number(row["peak_memory_bytes"], ".1f", _GIB)]
+            cells += [f"{row['generated_tokens']:,}"]
+            cells += ["–" if same is None else f"{same} of {work['texts']}"]
+            cells += [times(row.get("speed_ratio")), times(row.get("finished_ratio"))]
+            rows.append(cells)
+        parts += [f"**{_GENERATION[form]}**", table(header, rows)]
+        parts += [failure_note(row) for row in mine if "error" in row]
+    return "\n\n".join(parts)
+
+
+_GENERATION = {
+    "fixed": "Every text gets the same number of new tokens",
+    "answers": "Texts end where the model ends them",
+}
+
+
 _TABLES: dict[str, Callable[[Report], str]] = {
+    "generation": generation_table,
     "peers": peers_table,
     "ladder": ladder_table,
     "scaling": scaling_table,

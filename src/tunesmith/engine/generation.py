@@ -110,9 +110,13 @@ class Generator:
     @cached_property
     def form(self) -> str:
         """How texts go through this body; tried out when first asked."""
-        if not (self._keep and self._is_right(compiled=False)):
+        if not self._keep:
             return PADDED
-        return COMPILED if self._fuse and self._is_right(compiled=True) else CONTINUOUS
+        texts = self._made_up()
+        stock_N4V = torch.stack([self._stock(text) for text in texts])
+        if self._fuse and self._is_right(texts, stock_N4V, compiled=True):
+            return COMPILED
+        return CONTINUOUS if self._is_right(texts, stock_N4V, compiled=False) else PADDED
 
     def forget(self) -> None:
         """Let go of what is kept between calls: copies of weights."""
@@ -216,14 +220,9 @@ class Generator:
         for text, token, logprob in chosen:
             text.take(token, logprob, sampling)
 
-    def _is_right(self, *, compiled: bool) -> bool:
-        """Whether texts with kept keys get the logits that the stock model gives them."""
-        low = min(10, self._model.anatomy.vocab_size // 2)
-        drawn = torch.Generator().manual_seed(3)
-        size = (2, 12)
-        made_up = torch.randint(low, self._model.anatomy.vocab_size, size, generator=drawn).tolist()
-        texts = [made_up[0], made_up[0][:5] + made_up[1][:6]]  # with a common beginning
-        cache = Cache(2, 12)
+    def _is_right(self, texts: list[list[int]], stock_N4V: Tensor, *, compiled: bool) -> bool:
+        """Whether texts with kept keys get the logits of the stock model at their last places."""
+        cache = Cache(len(texts), max(map(len, texts)))
         try:
             opened = Opening(cache, [], [text[:-3] for text in texts], self._device)
             found = [self._run(opened)]
@@ -236,12 +235,21 @@ class Generator:
                 found.append(body.run(step) if body else self._run(step))
         except NotKeepableError:
             return False
-        ours_N4V = torch.stack(found, 1)
-        stock = [self._model.module(input_ids=self._row(text)).logits[0, -4:] for text in texts]
-        theirs_N4V = torch.stack(stock)
-        difference = (ours_N4V - theirs_N4V).float().norm()
-        tolerance = _TOLERANCE.get(ours_N4V.dtype, 5e-2)
-        return bool(difference <= tolerance * theirs_N4V.float().norm())
+        difference = (torch.stack(found, 1) - stock_N4V).float().norm()
+        tolerance = _TOLERANCE.get(stock_N4V.dtype, 5e-2)
+        return bool(difference <= tolerance * stock_N4V.float().norm())
+
+    def _made_up(self) -> list[list[int]]:
+        """Two texts of other lengths with a common beginning."""
+        low, high = min(10, self._model.anatomy.vocab_size // 2), self._model.anatomy.vocab_size
+        drawn = torch.Generator().manual_seed(3)
+        one, other = torch.randint(low, high, (2, 12), generator=drawn).tolist()
+        return [one, one[:5] + other[:6]]
+
+    def _stock(self, ids: Sequence[int]) -> Tensor:
+        """The stock model's logits at the last four places of a text."""
+        logits_4V: Tensor = self._model.module(input_ids=self._row(ids)).logits[0, -4:]
+        return logits_4V
 
     def _row(self, ids: Sequence[int]) -> Tensor:
         return torch.tensor([list(ids)], device=self._device)
