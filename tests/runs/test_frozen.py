@@ -139,7 +139,16 @@ def test_ten_epochs_cost_one_pass_and_a_second_run_none(
     again = Listening()
     api.train({**made, "training": {**made["training"], "learning_rate": 0.02}}, console=again)
     assert tokens_computed() == 0
-    assert "computed by an earlier run" in again.about_layers()
+    assert "computed before" in again.about_layers()
+
+
+def test_a_short_run_computes_only_the_texts_that_it_sees(folder, tokens_computed) -> None:
+    made = recipe(folder, HEAD, max_steps=1)
+    made["data"] |= {"test": 2 / 23, "validation": 2 / 23}
+    api.train(made, console=Console(quiet=True))
+    prepared = prepare(parse_recipe(made), Console(quiet=True))
+    assert len(frozen._parts(prepared)["train"]) <= 8 < len(prepared.train.examples)
+    assert tokens_computed() == once(made)
 
 
 def test_without_disk_they_are_computed_in_every_pass(folder, tokens_computed) -> None:
@@ -148,7 +157,7 @@ def test_without_disk_they_are_computed_in_every_pass(folder, tokens_computed) -
     api.train(made, console=console)
     assert tokens_computed() > EPOCHS * 0.6 * once(made)
     assert console.about_layers() == (
-        "Frozen layers 1-2 of 2 are computed in every pass: training.cache_gb is 0."
+        "Frozen layers 1-2 of 2 computed in every pass: training.cache_gb is 0."
     )
     assert not frozen.frozen_folder().exists()
 

@@ -5,17 +5,12 @@
 What lies below the first thing that learns gives the same for a text in every epoch, before and
 after training, and in other runs on the same model and data. It is kept where that pays: it must
 fit the disk that the recipe allows, and reading it must be faster than computing it. A resumed run
-takes the decision from its record.
-
-Rows lie in the user's cache under a digest of everything that they depend on: the weights and the
-configuration, how many layers, what is kept of a text, number format, kernels, processor, versions,
-the token ids, and the batches in which they are computed. Equal digests mean equal bits.
+takes the decision from its record. Rows lie in the user's cache under a digest of everything that
+they depend on (`frozen_name.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -23,9 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from tunesmith.console import Console
 from tunesmith.data.batch import Encoded, collate
@@ -45,19 +37,14 @@ from tunesmith.engine.kept_rows import (
 from tunesmith.evaluation.probe import probe_examples
 from tunesmith.models.atomic import locked
 from tunesmith.models.fingerprint import cache_root
-from tunesmith.models.heads import head_pooling
 from tunesmith.objectives.base import Pooled
-from tunesmith.runs.hardware import versions
+from tunesmith.runs.frozen_name import depends_on, name_of, text_ids
 from tunesmith.runs.prepare import Prepared
-from tunesmith.runs.roofline import identity
-
-SCHEMA_VERSION = 1
+from tunesmith.techniques.base import Fits
 
 _GB = 10**9
 _SAMPLE_TOKENS = 512
 _SAMPLE_BYTES = 4 * 2**20
-_NAMES_OF_CLASSES = ("id2label", "label2id", "num_labels", "problem_type", "finetuning_task")
-_NOT_COMPUTED_WITH = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 @dataclass(frozen=True)
@@ -109,7 +96,7 @@ def decide(prepared: Prepared) -> Frozen | None:
     if refused:
         return Frozen(layers, of, per, None, {}, refused)
     parts = _parts(prepared)
-    names = {name: _name(prepared, examples, per) for name, examples in parts.items()}
+    names = {name: name_of(depends_on(prepared, examples, per)) for name, examples in parts.items()}
     sizes = [bytes_at(frozen_folder() / name) for name in names.values()]
     size = sum(sizes)
     if not all(sizes):
@@ -126,21 +113,23 @@ def keep(frozen: Frozen | None, prepared: Prepared, console: Console) -> None:
     if frozen is None:
         return
     if frozen.refused:
-        console.note(f"{frozen.named} are computed in every pass: {frozen.refused}.")
+        console.note(f"{frozen.named} computed in every pass: {frozen.refused}.")
         return
     folder, parts = frozen_folder(), _parts(prepared)
-    places = {name: folder / _name(prepared, rows, frozen.per) for name, rows in parts.items()}
+    abouts = {name: depends_on(prepared, rows, frozen.per) for name, rows in parts.items()}
+    places = {name: folder / name_of(about) for name, about in abouts.items()}
     budget = budget_bytes(prepared.recipe.training.cache_gb)
+    there = sum(map(bytes_at, places.values()))
+    make_room(folder, max(0, (frozen.bytes or 0) - there), budget, places.values())
     found: list[Rows] = []
     computed = 0
     for name, examples in parts.items():
         with locked(places[name]):
             rows = open_rows(places[name])
             if rows is None:
-                make_room(folder, frozen.bytes or 0, budget, places.values())
-                about = _about(prepared, examples, frozen.per)
                 began = time.perf_counter()
-                write_rows(places[name], about, _blocks(prepared, examples, frozen.per, console))
+                blocks = _blocks(prepared, examples, frozen.per, console)
+                write_rows(places[name], abouts[name], blocks)
                 if name == "train":
                     prepared.frozen_seconds = time.perf_counter() - began
                 computed += 1
@@ -152,7 +141,7 @@ def keep(frozen: Frozen | None, prepared: Prepared, console: Console) -> None:
     if computed:
         console.note(f"{frozen.named} computed once: {size}, kept in {folder}.")
     else:
-        console.note(f"{frozen.named} were computed by an earlier run: {size}, read from {folder}.")
+        console.note(f"{frozen.named} computed before: {size}, read from {folder}.")
 
 
 def taken_again(record: Mapping[str, Any] | None) -> Frozen | None:
@@ -208,7 +197,7 @@ def seconds_and_rows(engine: Engine, examples: Sequence[Encoded], per: Per) -> t
     taken = []
     for _ in range(2):  # the first also pays for memory and kernels that stay
         began = time.perf_counter()
-        rows = engine.frozen_rows(batch, per)
+        rows = engine.frozen_rows(batch, per).cpu()
         taken.append(time.perf_counter() - began)
     return min(taken), rows
 
@@ -246,7 +235,7 @@ def _first(examples: Sequence[Encoded]) -> list[Encoded]:
 
 def _parts(prepared: Prepared) -> dict[str, list[Encoded]]:
     """Everything that is read in a run, by parts, each text of a part once."""
-    parts = {"train": prepared.train.examples, "test": prepared.test.examples}
+    parts = {"train": _learnt(prepared), "test": prepared.test.examples}
     if prepared.validation is not None:
         parts["validation"] = prepared.validation.examples
     if prepared.recipe.evaluation.probe:
@@ -254,15 +243,19 @@ def _parts(prepared: Prepared) -> dict[str, list[Encoded]]:
     return {name: _once(examples) for name, examples in parts.items() if examples}
 
 
+def _learnt(prepared: Prepared) -> list[Encoded]:
+    """The training examples that will be seen: of a short run not all."""
+    examples, plan = prepared.train.examples, prepared.plan()
+    if isinstance(prepared.technique, Fits) or len(plan) >= plan.steps_per_epoch:
+        return examples
+    return [examples[i] for step in range(len(plan)) for i in plan.indices(step)]
+
+
 def _once(examples: Sequence[Encoded]) -> list[Encoded]:
     first: dict[tuple[int, ...], Encoded] = {}
     for example in examples:
-        first.setdefault(_ids(example), example)
+        first.setdefault(text_ids(example), example)
     return list(first.values())
-
-
-def _ids(example: Encoded) -> tuple[int, ...]:
-    return next(iter(example.streams.values())).ids
 
 
 def _blocks(
@@ -274,49 +267,6 @@ def _blocks(
             counts = batch.text.lengths if per == "token" else [1] * len(batch)
             yield digests(batch.text), counts, engine.frozen_rows(batch, per)
             bar.advance(len(batch))
-
-
-def _name(prepared: Prepared, examples: Sequence[Encoded], per: Per) -> str:
-    words = json.dumps(_about(prepared, examples, per), sort_keys=True)
-    return hashlib.sha256(words.encode()).hexdigest()[:32]
-
-
-def _about(prepared: Prepared, examples: Sequence[Encoded], per: Per) -> dict[str, Any]:
-    """What rows depend on, bit for bit."""
-    engine = prepared.engine
-    made_with = versions()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "layers": engine.prefix.layers,
-        "per": per,
-        "pooling": head_pooling(engine.model) if per == "document" else None,
-        "weights": prepared.frozen_digest,
-        "config": _config(engine),
-        "dtype": str(engine.dtype).removeprefix("torch."),
-        "kernels": dict(engine.kernels),
-        "packed": engine.packed,
-        "tokens_per_batch": prepared.recipe.evaluation.tokens_per_batch,
-        "machine": identity(torch.device(engine.device.type)),
-        "versions": {name: made_with[name] for name in ("tunesmith", "torch", "transformers")},
-        "ids": _digest_of_ids(examples),
-    }
-
-
-def _config(engine: Engine) -> dict[str, Any]:
-    """The body's configuration, without what it does not compute with."""
-    config: Any = engine.model.body.config
-    left_out = {*_NAMES_OF_CLASSES, *_NOT_COMPUTED_WITH}
-    stated = {key: value for key, value in config.to_dict().items() if key not in left_out}
-    words: dict[str, Any] = json.loads(json.dumps(stated, default=str))
-    return words
-
-
-def _digest_of_ids(examples: Sequence[Encoded]) -> str:
-    digest = hashlib.sha256()
-    for example in examples:
-        ids = np.array(_ids(example), dtype="<i8")
-        digest.update(len(ids).to_bytes(8, "little") + ids.tobytes())
-    return digest.hexdigest()
 
 
 def _size(count: int) -> str:
