@@ -93,6 +93,20 @@ def test_a_body_on_which_only_a_head_learns_is_frozen_whole():
 
 
 @pytest.mark.parametrize(
+    ("part", "matters"),
+    [("embed_tokens.weight", True), ("layers.0.mlp.up_proj.weight", True), ("positions", True),
+     ("layers.1.mlp.up_proj.weight", False), ("norm.weight", False)],
+)  # fmt: skip
+def test_the_digest_of_a_prefix_is_of_all_that_it_is_made_of_and_no_more(part, matters):
+    engine = prefix_engine("llama")
+    body = engine.model.body
+    body.register_parameter("positions", torch.nn.Parameter(torch.zeros(3), requires_grad=False))
+    before = engine.frozen_digest()
+    body.get_parameter(part).data[0] += 1
+    assert (engine.frozen_digest() != before) is matters
+
+
+@pytest.mark.parametrize(
     ("technique", "options"), [("lora", {"rank": 2}), ("full", {}), ("layers", {"layers": [0]})]
 )
 def test_there_is_no_prefix_where_the_lowest_layer_learns(technique, options):

@@ -31,7 +31,7 @@ from tunesmith.engine.kept_rows import Kept, Per
 from tunesmith.engine.optimizer import AdamWOptions, Optimizer
 from tunesmith.engine.packing import computed_rows, probe_layout, run_body
 from tunesmith.engine.precision import computing
-from tunesmith.engine.prefix import Prefix, find_prefix
+from tunesmith.engine.prefix import Prefix, find_prefix, frozen_tensors
 from tunesmith.engine.prefix_rows import compute_rows, going_on, refusal
 from tunesmith.engine.readout import PER_DOCUMENT, probe_output, read, read_documents
 from tunesmith.kernels.allocator import reuse_memory
@@ -223,11 +223,10 @@ class Engine:
     def frozen_digest(self) -> str:
         """Return the SHA-256 of what the frozen prefix is made of: its weights and buffers."""
         digest = hashlib.sha256()
-        for module in self.prefix.modules:
-            for tensor in (*module.parameters(), *module.buffers()):
-                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-                flat = tensor.detach().cpu().reshape(-1)
-                digest.update(flat.view(torch.uint8).numpy().tobytes())
+        for tensor in frozen_tensors(self.model, self.prefix):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def _read(self, batch: Batch, readout: type[Any], token_weights: Tensor | None) -> Any:

@@ -11,6 +11,7 @@ the same in every epoch. It changes nothing, and computes nothing that is kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,17 @@ def find_prefix(model: Model, layout: Layout, *, packed: bool) -> Prefix:
         return Prefix()
     outputs = [len(o) if isinstance(o, tuple) else 0 for _, o in seen.returned] if in_order else []
     return Prefix(count, whole, tuple(_below(model, seen, count, whole)), tuple(outputs[:count]))
+
+
+def frozen_tensors(model: Model, prefix: Prefix) -> Iterator[Tensor]:
+    """Yield the weights and buffers of a prefix, those included that the body itself holds."""
+    inside = {id(part) for module in prefix.modules for part in module.modules()}
+    for module in model.body.modules():
+        if id(module) not in inside and not inside.isdisjoint(map(id, module.modules())):
+            own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+            yield from (tensor for tensor in own if not tensor.requires_grad)
+    for module in prefix.modules:
+        yield from (*module.parameters(), *module.buffers())
 
 
 def layers_of(model: Model) -> list[nn.Module]:
