@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.records import Conversation, Document, LabelledText, TaggedText
+from tunesmith.data.records import Conversation, Document, LabelledText, QuestionedText, TaggedText
 from tunesmith.registry import TASKS, TECHNIQUES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -21,6 +21,7 @@ RECORDS = {
     Conversation: "Alpaca, chat messages, ShareGPT, prompt/completion",
     Document: "plain text, a folder of texts",
     LabelledText: "text with a label",
+    QuestionedText: "SQuAD 1.1 and 2.0",
     TaggedText: "CoNLL files, words with tags, text with spans",
 }
 

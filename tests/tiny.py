@@ -22,6 +22,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedTokenizerFast,
@@ -148,6 +149,7 @@ def tiny_module(
         "causal_lm": AutoModelForCausalLM,
         "classification": AutoModelForSequenceClassification,
         "tagging": AutoModelForTokenClassification,
+        "extraction": AutoModelForQuestionAnswering,
         "features": AutoModel,
     }
     with seeded(seed):

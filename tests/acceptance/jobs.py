@@ -22,6 +22,11 @@ TAGGED = [
      "tags": ["O", "B-THING", "O", "O", "B-THING", "I-THING"]}
     for a in WORDS[:5] for b in WORDS[5:]
 ]  # fmt: skip
+ASKED = [
+    {"context": f"The {a} met the {b}.", "question": "Whom?",
+     "answers": {"text": [b], "answer_start": [f"The {a} met the {b}.".index(b)]}}
+    for a in WORDS[:5] for b in WORDS[5:]
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

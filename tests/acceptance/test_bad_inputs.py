@@ -256,6 +256,20 @@ RECORDS = {
         {"train.conll": "Ada B-PER\nwrote O\n", "test.conll": "Rome B-LOC\n\nfell O\n"},
         model="bert",
     ),
+    "an answer that stands elsewhere": Bad(
+        "train.jsonl", "found 2 (a number), expected the place of 'Ada' in the context: it stands "
+        "at 0", "One record", {"task": "extraction"},
+        {"train.jsonl": lines([{"context": "Ada wrote", "question": "Who?",
+                                "answers": {"text": ["Ada"], "answer_start": [2]}}] * 5)},
+        model="bert",
+    ),
+    "a family whose head reads other names": Bad(
+        None, "calls the body by another name than its files do", "Choose an encoder",
+        {"task": "extraction"},
+        {"train.jsonl": lines([{"context": f"Ada wrote {i}", "question": "Who?",
+                                "answers": {"text": ["Ada"], "answer_start": [0]}}
+                               for i in range(9)])},
+    ),
     "nothing tagged": Bad(
         "data.train", "No training record has an entity", "something is tagged",
         OF_TAGS, {"train.conll": "Ada O\n\nwrote O\n\na O\n\nb O\n\nbook O\n"}, model="bert",

@@ -20,7 +20,7 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import load_file
 from seqeval.metrics.sequence_labeling import get_entities
-from tests.acceptance.jobs import ANSWERS, CLASSES, TAGGED, TEXTS, WORDS, lines, recipe
+from tests.acceptance.jobs import ANSWERS, ASKED, CLASSES, TAGGED, TEXTS, WORDS, lines, recipe
 from torch import Tensor
 
 from tunesmith.cli.contracts import (
@@ -40,6 +40,7 @@ ROWS = {
     "language_modeling": TEXTS,
     "classification": CLASSES,
     "tagging": TAGGED,
+    "extraction": ASKED,
 }
 TASK = {
     "instruct": "{name: instruct, max_new_tokens: 4}",
@@ -47,9 +48,13 @@ TASK = {
 }
 TRAINING = "{max_steps: 3, batch_size: 4, learning_rate: 0.02, schedule: constant, warmup: 0}"
 _BODY = re.compile(r"^(bert|model|transformer)\.")
-QUESTION = "Say horse lamp"
+QUESTION, WHOM = "Say horse lamp", "Whom?"
 TAGS = ("O", "B-THING", "I-THING")
-ENDINGS = {"classification": "ForSequenceClassification", "tagging": "ForTokenClassification"}
+ENDINGS = {
+    "classification": "ForSequenceClassification",
+    "tagging": "ForTokenClassification",
+    "extraction": "ForQuestionAnswering",
+}
 
 REFUSED = (
     {
@@ -63,8 +68,12 @@ REFUSED = (
         for task, family in itertools.product(("instruct", "language_modeling"), ("llama", "gpt2"))
     }
     | {
-        ("repurpose", "tagging", family): "'repurpose' does not suit the task"
-        for family in FAMILIES
+        ("repurpose", task, family): "'repurpose' does not suit the task"
+        for task, family in itertools.product(("tagging", "extraction"), FAMILIES)
+    }
+    | {
+        (technique, "extraction", "llama"): "calls the body by another name"
+        for technique in TECHNIQUES.names()
     }
 )
 SAMPLED = {  # adapters that share the path of lora: every family of them is tested apart
@@ -158,11 +167,16 @@ def test_it_trains_changes_what_it_should_and_others_read_it(
     assert theirs == pytest.approx(tested["after_log_likelihood"], abs=2e-4)
     assert tested["after_log_likelihood"] != tested["before_log_likelihood"]
 
-    said = command("predict", "cell", QUESTION, "--json")
+    asked = f"{WHOM}\n{QUESTION}" if task == "extraction" else QUESTION
+    said = command("predict", "cell", asked, "--json")
     [prediction] = PredictDocument.model_validate(said.document).predictions
     if task == "classification":
         shares = logits(cell, model, tokenizer, QUESTION).softmax(-1).tolist()
         assert list(prediction.probabilities.values()) == pytest.approx(shares, abs=1e-4)
+    elif task == "extraction":
+        start, end = pointed(cell, model, tokenizer, WHOM, QUESTION)
+        [span] = prediction.spans
+        assert (span.start, span.end) == best_span(start, end, len(QUESTION))
     elif task == "tagging":
         said = tag_logits(cell, model, tokenizer, QUESTION).argmax(-1)
         assert [(s.text.split()[0], s.label) for s in prediction.spans] == [
@@ -207,7 +221,7 @@ def only_the_last_layer_changes(cell: Finished) -> bool:
 def only_adapters_are_saved(cell: Finished) -> bool:
     saved = load_file(cell.model / "adapter_model.safetensors")
     own = ("lora_A", "lora_B", "vera_", "ia3_l", "oft_R", "prompt_embeddings")
-    allowed = (*own, "score", "classifier", "pooler")
+    allowed = (*own, "score", "classifier", "pooler", "qa_outputs")
     return all(any(word in name for word in allowed) for name in saved) and any(
         bool(tensor.any()) for name, tensor in saved.items() if any(word in name for word in own)
     )
@@ -273,11 +287,40 @@ def tag_logits(cell: Finished, model: Any, tokenizer: Any, text: str) -> Tensor:
 
 
 @torch.no_grad()
+def pointed(
+    cell: Finished, model: Any, tokenizer: Any, question: str, text: str
+) -> tuple[Tensor, Tensor]:
+    """Return the logits of beginnings and ends, a token each: question, something between, text."""
+    between = {} if cell.family == "bert" else {"add_special_tokens": False}
+    pair = (question, text) if cell.family == "bert" else (f"{question}\n{text}",)
+    said = model(**tokenizer(*pair, return_tensors="pt", return_token_type_ids=False, **between))
+    return said.start_logits[0], said.end_logits[0]
+
+
+def best_span(start: Tensor, end: Tensor, length: int) -> tuple[int, int]:
+    """Return the best part of the last `length` tokens (of one character each), of at most 30."""
+    first = len(start) - length - (1 if len(start) == length + len(WHOM) + 3 else 0)
+    scores = {
+        (i, j + 1): float(start[first + i] + end[first + j])
+        for i in range(length) for j in range(i, min(i + 30, length))
+    }  # fmt: skip
+    return max(scores, key=lambda place: scores[place])
+
+
+@torch.no_grad()
 def log_likelihood(cell: Finished, model: Any, tokenizer: Any, tested: dict[str, Any]) -> float:
     """Return the log-probability of the right answer to a test record."""
     if cell.task == "classification":
         place = ("bad", "good").index(tested["reference"])
         return float(logits(cell, model, tokenizer, tested["prompt"]).log_softmax(-1)[place])
+    if cell.task == "extraction":
+        question, text = tested["prompt"].split("\n\n")
+        start, end = pointed(cell, model, tokenizer, question, text)
+        first = (
+            len(question) + (2 if cell.family == "bert" else 1) + text.index(tested["reference"])
+        )
+        last = first + len(tested["reference"]) - 1
+        return float(start.log_softmax(-1)[first] + end.log_softmax(-1)[last]) / 2
     if cell.task == "tagging":
         places = [place_of_tag(word) for word in tested["prompt"].split()]
         scores = tag_logits(cell, model, tokenizer, tested["prompt"]).log_softmax(-1)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.acceptance.jobs import ANSWERS, CLASSES, TAGGED, TEXTS, lines
+from tests.acceptance.jobs import ANSWERS, ASKED, CLASSES, TAGGED, TEXTS, lines
 
 from tunesmith import api
 from tunesmith.console import Console
@@ -37,6 +37,7 @@ FILES = {
     "silent.jsonl": [*ANSWERS, {"prompt": "Say nothing", "completion": ""}],
     "class.jsonl": CLASSES,
     "tagged.jsonl": TAGGED,
+    "asked.jsonl": [*ASKED, ASKED[0] | {"answers": {"text": [], "answer_start": []}}],
     "uneven.jsonl": [{**row, "text": f"{row['text']} {i}"}
                      for i, row in enumerate([*MANY_GOOD, *FIVE_BAD])],
     "grouped.jsonl": [{**row, "topic": i // 5} for i, row in enumerate(ANSWERS)],
@@ -72,6 +73,7 @@ CLASS = INSTRUCT | {
     "data": {"train": "class.jsonl"},
     "technique": "full",
 }
+ASK = CLASS | {"task": {"name": "extraction"}, "data": {"train": "asked.jsonl"}}
 TAG = CLASS | {"task": {"name": "tagging"}, "data": {"train": "tagged.jsonl"}}
 REPURPOSE = CLASS | {"technique": {"name": "repurpose"}}
 WILD = FULL | {  # too high a rate: the first validation is the best
@@ -174,6 +176,12 @@ def checkpoints(recipe: dict[str, Any], runs: Path) -> list[str]:
 def answer(recipe: dict[str, Any], runs: Path) -> str:
     """What the fine-tuned model says."""
     return trained(recipe, runs).predict(["The apple"])[0].text
+
+
+def replies(recipe: dict[str, Any], runs: Path) -> str:
+    """What the fine-tuned model says to a question on a text."""
+    asked = {"question": "Whom?", "context": "The apple met the winter."}
+    return trained(recipe, runs).predict([asked])[0].text
 
 
 def batches(recipe: dict[str, Any], runs: Path) -> int:
@@ -287,6 +295,10 @@ TABLE: dict[str, Row] = {
     "task classification.truncation": Row("end", "start", checked, CLASS, {"task.max_length": 10},
                                           part="cut"),
     "task classification.labels": Row(None, ["good", "bad"], record, CLASS, part="task"),
+    "task extraction.max_length": Row(None, 24, checked, ASK, {"task.stride": 2}, part="train"),
+    "task extraction.stride": Row(2, 8, checked, ASK, {"task.max_length": 24}, part="train"),
+    "task extraction.max_answer_length": Row(1, 9, replies, ASK, {"task.no_answer_threshold": 1e6}),
+    "task extraction.no_answer_threshold": Row(-1e6, 1e6, replies, ASK),
     "task tagging.scheme": Row("bio", "iobes", checked, TAG, part="parameters"),
     "task tagging.labels": Row(None, ["THING", "PLACE"], record, TAG, part="task"),
     "task tagging.max_length": Row(None, 20, checked, TAG, {"task.overlap": 2}, part="train"),

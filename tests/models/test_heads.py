@@ -35,6 +35,20 @@ def test_packed_pooling_equals_the_stock_head_on_padded_inputs(family):
     torch.testing.assert_close(ours, stock, rtol=0, atol=1e-10)
 
 
+POINTERS = ("gpt2", "opt", "gpt_neox", "falcon", "mistral", *ENCODERS)
+
+
+@pytest.mark.parametrize("family", POINTERS)
+def test_beginnings_and_ends_equal_those_of_the_stock_head(family):
+    model = tiny_model(family, "extraction", dtype=torch.float64)
+    with torch.no_grad():
+        ours = token_outputs(model, packed_hidden(model)).split([len(ids) for ids in DOCUMENTS])
+        for ids, outputs in zip(DOCUMENTS, ours, strict=True):
+            stock = model.module(input_ids=torch.tensor([ids]))
+            expected = torch.stack((stock.start_logits[0], stock.end_logits[0]), -1)
+            torch.testing.assert_close(outputs, expected, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("family", TAGGERS)
 def test_outputs_of_each_token_equal_those_of_the_stock_head(family):
     model = tiny_model(family, "tagging", ("a", "b", "c"), dtype=torch.float64)

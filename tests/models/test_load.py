@@ -52,6 +52,12 @@ def test_a_family_without_a_head_on_tokens_is_refused(tmp_path, family):
         load(tiny_model_folder(tmp_path, family), "tagging", ("O", "B-A", "I-A"))
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_a_family_whose_head_would_not_read_its_files_is_refused(tmp_path, family):
+    with pytest.raises(ModelError, match="calls the body by another name than its files do"):
+        load(tiny_model_folder(tmp_path, family), "extraction")
+
+
 def test_a_tagger_keeps_its_head_where_the_tags_are_the_same(tmp_path):
     tags = ("O", "B-A", "I-A")
     model = load(tiny_model_folder(tmp_path, "bert"), "tagging", tags)

@@ -6,18 +6,21 @@ import pytest
 import torch
 from peft import (
     AutoPeftModelForCausalLM,
+    AutoPeftModelForQuestionAnswering,
     AutoPeftModelForSequenceClassification,
     AutoPeftModelForTokenClassification,
 )
 from tests.tiny import DECODERS, ENCODERS, tiny_model_folder
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
 )
 
 from tunesmith.errors import ModelError, RunError
+from tunesmith.models.heads import own_outputs
 from tunesmith.models.load import load_model, load_result
 from tunesmith.models.resolve import resolve
 from tunesmith.models.saving import set_stop_tokens, verify_saved
@@ -28,11 +31,13 @@ IDS = [7, 8, 9, 30, 31]
 LABELS = ("no", "yes", "maybe")
 
 
+def named(head):
+    return () if head in ("causal_lm", "extraction") else LABELS
+
+
 def trained(folder, technique, head="causal_lm", dtype=torch.float32, **options):
     """A model whose learning parameters moved, and its technique."""
-    model = load_model(
-        resolve(str(folder)), head=head, labels=LABELS if head != "causal_lm" else (), dtype=dtype
-    )
+    model = load_model(resolve(str(folder)), head=head, labels=named(head), dtype=dtype)
     kind = TECHNIQUES.get(technique)
     method = kind(kind.Options(**options))
     with seeded(1):
@@ -45,7 +50,7 @@ def trained(folder, technique, head="causal_lm", dtype=torch.float32, **options)
 
 def logits(module):
     with torch.no_grad():
-        return module.eval()(input_ids=torch.tensor([IDS])).logits
+        return own_outputs(module.eval(), input_ids=torch.tensor([IDS]))
 
 
 READERS = {
@@ -58,6 +63,9 @@ READERS = {
     ("full", "tagging"): AutoModelForTokenClassification,
     ("layers", "tagging"): AutoModelForTokenClassification,
     ("lora", "tagging"): AutoPeftModelForTokenClassification,
+    ("full", "extraction"): AutoModelForQuestionAnswering,
+    ("layers", "extraction"): AutoModelForQuestionAnswering,
+    ("lora", "extraction"): AutoPeftModelForQuestionAnswering,
 }
 CASES = [("full", "classification", family) for family in (*DECODERS, *ENCODERS)]
 CASES += [("lora", "classification", family) for family in ("llama", "gpt2", *ENCODERS)]
@@ -66,7 +74,9 @@ CASES += [("full", "causal_lm", family) for family in ("llama", "gpt2", "gemma3"
 CASES += [("layers", "causal_lm", "phi3"), ("layers", "classification", "bert")]
 CASES += [("full", "tagging", family) for family in ("llama", "gpt2", "falcon", *ENCODERS)]
 CASES += [("lora", "tagging", family) for family in ("llama", "gpt2", *ENCODERS)]
-CASES += [("layers", "tagging", "bert")]
+CASES += [("layers", "tagging", "bert"), ("layers", "extraction", "bert")]
+CASES += [("full", "extraction", family) for family in ("gpt2", "opt", "falcon", *ENCODERS)]
+CASES += [("lora", "extraction", family) for family in ("gpt2", "opt", *ENCODERS)]
 
 
 @pytest.mark.parametrize(("technique", "head", "family"), CASES)
@@ -78,13 +88,11 @@ def test_a_result_gives_the_same_logits_to_every_reader(tmp_path, technique, hea
     expected = logits(model.module)
     options = {"num_labels": 3} if "Peft" in READERS[technique, head].__name__ else {}
     with seeded(5):
-        stock = READERS[technique, head].from_pretrained(
-            folder, **(options if head != "causal_lm" else {})
-        )
+        stock = READERS[technique, head].from_pretrained(folder, **(options if named(head) else {}))
     assert torch.equal(logits(stock), expected)
     assert torch.equal(logits(load_result(folder).module), expected)
     assert verify_saved(model, folder, IDS) == 0.0
-    untrained = load_model(resolve(str(base)), head=head, labels=LABELS * (head != "causal_lm"))
+    untrained = load_model(resolve(str(base)), head=head, labels=named(head))
     assert (logits(untrained.module) - expected).abs().max() > 1e-3
 
 

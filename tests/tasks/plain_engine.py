@@ -12,6 +12,7 @@ import torch
 
 from tunesmith.data.batch import Batch
 from tunesmith.engine.generation import Generated, Sampling
+from tunesmith.models.heads import own_outputs
 from tunesmith.models.model import Model
 from tunesmith.objectives.base import PerToken, Pooled, TokenLogProbs
 
@@ -28,7 +29,7 @@ class PlainEngine:
     @torch.no_grad()
     def forward(self, batch: Batch, readout: type[Any]) -> Any:
         documents = batch.text.ids_T.split(batch.text.lengths)
-        logits = [self.model.module(input_ids=ids[None]).logits[0] for ids in documents]
+        logits = [own_outputs(self.model.module, input_ids=ids[None])[0] for ids in documents]
         if readout is Pooled:
             return Pooled(torch.stack(logits).float())
         if readout is PerToken:

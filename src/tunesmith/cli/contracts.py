@@ -112,7 +112,7 @@ class SpanDetails(BaseModel):
 class PredictionDetails(BaseModel):
     """The answer to one input."""
 
-    input: Any = Field(description="the text, or the list of chat messages or of words")
+    input: Any = Field(description="the text, the question with its context, or the list")
     text: str = Field(description="the answer, or the class")
     probabilities: dict[str, float] = Field(
         description="probability of each class; empty where no class is asked for"

@@ -20,6 +20,7 @@ _MODELS = {
     "language_modeling": "smollm2-135m-instruct",
     "classification": "minilm-l6",
     "tagging": "minilm-l6",
+    "extraction": "minilm-l6",
 }
 
 
@@ -30,7 +31,8 @@ def init(
     task: Annotated[
         str,
         typer.Option(
-            help="instruct, language_modeling, classification or tagging.", metavar="TASK"
+            help="instruct, language_modeling, classification, tagging or extraction.",
+            metavar="TASK",
         ),
     ] = "instruct",
     model: Annotated[

@@ -16,6 +16,7 @@ from tunesmith.errors import DataError
 if TYPE_CHECKING:
     from tunesmith.tasks.base import Prediction
 
+_QUESTION = {"question", "context"}
 _INPUT_FIELDS = ("messages", "text", "tokens", "prompt", "input")
 
 
@@ -38,8 +39,9 @@ def predict(
 ) -> None:
     """Answer texts with a run's model: a completion, a class, or what is named in them.
 
-    A line of a .jsonl file is a text, a list (of chat messages, or of words), or an object with one
-    of the fields messages, text, tokens, prompt or input.
+    A line of a .jsonl file is a text, a list (of chat messages, or of words), an object with
+    question and context, or one with one of the fields messages, text, tokens, prompt or input. A
+    question on a text may also be one text whose first line is the question.
 
     \b
     Examples:
@@ -137,6 +139,8 @@ def _from_json(line: str, where: str) -> Any:
             fix="Write one JSON value a line, or use another ending than .jsonl for plain text.",
         ) from None
     if isinstance(given, dict):
+        if given.keys() >= _QUESTION:
+            return given
         for name in _INPUT_FIELDS:
             if name in given:
                 return given[name]

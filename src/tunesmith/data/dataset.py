@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tunesmith.data.formats import FORMATS, convert_all, detect, fields_of, rename, serving
+from tunesmith.data.questions import questions_of
 from tunesmith.data.records import Dropped
 from tunesmith.data.sources import Raw, read_source
 from tunesmith.errors import DataError, suggest
@@ -104,6 +105,7 @@ def _load_one(
     drop: bool,
 ) -> Dataset:
     raw = read_source(spec, base)
+    raw = Raw(*questions_of(raw.rows, raw.origins))
     groups = None if group is None else _groups(raw, group, spec)
     rows = rename(raw.rows, columns, spec) if columns else raw.rows
     if format == "auto":

@@ -9,6 +9,7 @@
     tokens_tags         tokens, tags          (BIO, IOBES, BILOU)        ─> TaggedText
     tokens_iob1         the same in IOB1: by name only                   ─> TaggedText
     text_entities       text, entities                                   ─> TaggedText
+    squad               context, question, answers [, is_impossible]     ─> QuestionedText
 
 A format is never guessed: it is the one whose fields all rows have, it is named in the output, and
 where two would do the recipe must say which. A row that does not fit is a `DataError` that names
@@ -25,12 +26,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from tunesmith.data.questions import read_question_row
 from tunesmith.data.records import (
     Conversation,
     Document,
     Dropped,
     LabelledText,
     Message,
+    QuestionedText,
     TaggedText,
 )
 from tunesmith.data.tagged import read_iob1_row, read_spans_row, read_tags_row
@@ -182,6 +185,12 @@ FORMATS: dict[str, Format] = {
         Format(
             "text_entities", ("text", "entities"), (), TaggedText, read_spans_row,
             '{"text": "Ada wrote", "entities": [{"start": 0, "end": 3, "label": "PER"}]}',
+        ),
+        Format(
+            "squad", ("context", "question", "answers"), ("is_impossible", "id", "title"),
+            QuestionedText, read_question_row,
+            '{"context": "Ada wrote.", "question": "Who wrote?", '
+            '"answers": {"text": ["Ada"], "answer_start": [0]}}',
         ),
     )
 }  # fmt: skip

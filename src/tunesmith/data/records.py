@@ -95,7 +95,24 @@ class TaggedText(BaseModel):
         return self.text[self.words[entity.start][0] : self.words[entity.end - 1][1]]
 
 
-Record = Conversation | Document | LabelledText | TaggedText
+class Answer(BaseModel):
+    """An answer that stands in a text."""
+
+    text: str = Field(min_length=1, description="the answer, as it stands there")
+    start: int = Field(ge=0, description="its first character in the text, counted from 0")
+
+
+class QuestionedText(BaseModel):
+    """A text, a question on it, and its answers: parts of the text."""
+
+    text: str = Field(min_length=1, description="the text")
+    question: str = Field(min_length=1, description="the question")
+    answers: list[Answer] = Field(
+        description="the answers, each right alone; none where the text has no answer"
+    )
+
+
+Record = Conversation | Document | LabelledText | TaggedText | QuestionedText
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,8 @@ def text_of(record: BaseModel) -> str:
 
     The label is no part of it: one text under two labels is still one text.
     """
+    if isinstance(record, QuestionedText):
+        return f"{record.question}\n\n{record.text}"
     if isinstance(record, Conversation):
         return "\n\n".join(_turn_text(message) for message in record.messages)
     return str(getattr(record, "text", ""))
@@ -121,6 +140,10 @@ def content_key(record: BaseModel) -> str:
 
     The text (of a conversation: with who says it) without regard to case and white space.
     """
+    if isinstance(record, QuestionedText):
+        return "\0".join(
+            " ".join(part.casefold().split()) for part in (record.question, record.text)
+        )
     if isinstance(record, Conversation):
         turns = [f"{message.role}\0{_turn_text(message)}" for message in record.messages]
         return "\0".join(" ".join(turn.casefold().split()) for turn in turns)

@@ -4,9 +4,10 @@
     by share   a share of train is held out: seeded, stratified by class, exact duplicates together
     by group   likewise, and all records of a group stay on one side
 
-Test comes off first, then validation is a share of what is left. The same seed gives the same
-split. Files that overlap are told apart: where most of a test file stands in train the verdict
-would be worthless, an error; a few records are a warning with count and examples.
+All questions on one text count as a group. Test comes off first, then validation is a share of what
+is left. The same seed gives the same split. Files that overlap are told apart: where most of a test
+file stands in train the verdict would be worthless, an error; a few records are a warning with
+count and examples.
 
 Shapes: N records, U units (records that may not be parted: duplicates and groups).
 """
@@ -23,7 +24,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from tunesmith.data.dataset import Dataset, load_dataset
-from tunesmith.data.records import Dropped, LabelledText, content_key
+from tunesmith.data.records import Dropped, LabelledText, QuestionedText, content_key
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
@@ -175,6 +176,8 @@ def _units(dataset: Dataset) -> list[list[int]]:
     seen: dict[Hashable, int] = {}
     for i, record in enumerate(dataset.records):
         ties: list[Hashable] = [("text", content_key(record))]
+        if isinstance(record, QuestionedText):  # all questions on one text
+            ties.append(("passage", record.text))
         if dataset.groups is not None:
             ties.append(("group", dataset.groups[i]))
         for tie in ties:

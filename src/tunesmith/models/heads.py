@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
 Pooling = Literal["mean", "cls", "last"]
-HeadName = Literal["causal_lm", "classification", "tagging", "features"]
+HeadName = Literal["causal_lm", "classification", "tagging", "extraction", "features"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ HEADS: dict[HeadName, Head] = {
     "causal_lm": Head("ForCausalLM", "CAUSAL_LM"),
     "classification": Head("ForSequenceClassification", "SEQ_CLS"),
     "tagging": Head("ForTokenClassification", "TOKEN_CLS", of_tokens=True),
+    "extraction": Head("ForQuestionAnswering", "QUESTION_ANS", of_tokens=True),
     "features": Head("", "FEATURE_EXTRACTION"),
 }
 
@@ -163,6 +164,18 @@ def apply_head(model: Model, rows_BD: Tensor) -> Tensor:
     return outputs_BC.to(torch.promote_types(outputs_BC.dtype, torch.float32))
 
 
+def own_outputs(module: Any, **inputs: Any) -> Tensor:
+    """Return what a model's own head says of padded inputs: its logits.
+
+    Of a head that points at parts of a text: beginnings and ends, side by side.
+    """
+    said = module(**inputs)
+    if head_of(module) == "extraction":
+        return torch.stack((said.start_logits, said.end_logits), -1)
+    logits: Tensor = said.logits
+    return logits
+
+
 def token_outputs(model: Model, hidden_TD: Tensor) -> Tensor:
     """Apply the model's own head to the hidden state of every token.
 
@@ -173,7 +186,7 @@ def token_outputs(model: Model, hidden_TD: Tensor) -> Tensor:
         ModelError: the model has no head that is known here.
     """
     module: Any = model.module
-    known = [name for name in ("classifier", "score") if name in model.anatomy.head]
+    known = [name for name in ("classifier", "score", "qa_outputs") if name in model.anatomy.head]
     if not known:
         raise ModelError(f"This {model.anatomy.family} model has no head that speaks of tokens.")
     dropout = getattr(module, "dropout", None)

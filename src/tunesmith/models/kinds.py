@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import transformers
 from transformers.models.auto import modeling_auto as tables
 
 from tunesmith.errors import ModelError
@@ -42,6 +43,7 @@ _SUITS = {
     "causal_lm": (DECODER,),
     "classification": (DECODER, ENCODER),
     "tagging": (DECODER, ENCODER),
+    "extraction": (DECODER, ENCODER),
     "features": (DECODER, ENCODER),
 }
 
@@ -49,6 +51,7 @@ _NEEDS = {
     "causal_lm": "This task learns to write text, which needs a decoder",
     "classification": "This task reads a text and names its class, which needs a text model",
     "tagging": "This task reads a text and says what each word is, which needs a text model",
+    "extraction": "This task points at a part of a text, which needs a text model",
     "features": "This technique turns texts into vectors, which needs a text model",
 }
 
@@ -57,11 +60,15 @@ _BETTER = {
     "classification": "Choose an encoder such as minilm-l6, or a decoder such as "
     "smollm2-135m-instruct.",
     "tagging": "Choose an encoder such as minilm-l6, or a decoder such as smollm2-135m-instruct.",
+    "extraction": "Choose an encoder such as minilm-l6.",
     "features": "Choose an encoder such as minilm-l6.",
 }
 
 
-_CLASSES = {"tagging": ("MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES", "tokens")}
+_CLASSES = {
+    "tagging": ("MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES", "tokens"),
+    "extraction": ("MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES", "parts of a text"),
+}
 """Heads that transformers has for some families only, and what they speak of."""
 
 
@@ -95,6 +102,31 @@ def kind_of(config: Mapping[str, Any]) -> str:
     return "unknown"
 
 
+def _check_class(name: str, family: str, head: str) -> None:
+    """Check that transformers has the head for this family, on a body that loads from its files.
+
+    Raises:
+        ModelError: it has not, so that nothing could load the result.
+    """
+    table, speaks_of = _CLASSES.get(head, ("", ""))
+    known: Mapping[str, str] = getattr(tables, table) if table else {}
+    if table and family not in known:
+        raise ModelError(
+            f"transformers has no head on {speaks_of} for the family of {name} ({family}), so"
+            " nothing could load the result.",
+            fix=_BETTER[head],
+        )
+    if head == "extraction":
+        with_head = getattr(transformers, known[family])
+        body = getattr(transformers, str(tables.MODEL_MAPPING_NAMES[family]))
+        if with_head.base_model_prefix != body.base_model_prefix:
+            raise ModelError(
+                f"transformers' head on {speaks_of} for the family of {name} ({family}) calls the"
+                " body by another name than its files do, so their weights would not be read.",
+                fix=_BETTER[head],
+            )
+
+
 def check_fit(name: str, config: Mapping[str, Any], head: str) -> str:
     """Return the kind of the model called `name`, once it suits `head`.
 
@@ -107,13 +139,7 @@ def check_fit(name: str, config: Mapping[str, Any], head: str) -> str:
     kind = kind_of(config)
     family = config.get("model_type") or config.get("architecture") or "no model type"
     if kind in _SUITS[head]:
-        table, speaks_of = _CLASSES.get(head, ("", ""))
-        if table and family not in getattr(tables, table):
-            raise ModelError(
-                f"transformers has no head on {speaks_of} for the family of {name} ({family}), so"
-                " nothing could load the result.",
-                fix=_BETTER[head],
-            )
+        _check_class(name, str(family), head)
         return kind
     is_one = {
         "image": f"is an image model ({family})",

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -44,6 +45,7 @@ _CLASSES: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
     "classification": AutoModelForSequenceClassification,
     "tagging": AutoModelForTokenClassification,
+    "extraction": AutoModelForQuestionAnswering,
     "features": AutoModel,
 }
 
@@ -60,9 +62,10 @@ def load_model(
 
     Args:
         head: `causal_lm`, `classification` (one logit a label), `tagging` (likewise, of each
-            token), or `features` (one vector of a document, and a linear map of it to the labels
-            that starts at zero).
-        labels: names of the classes, in order of their index; at least two for all but the first.
+            token), `extraction` (two of each token), or `features` (one vector of a document, and
+            a linear map of it to the labels that starts at zero).
+        labels: names of the classes, in order of their index; at least two where there is one
+            logit a label, none elsewhere.
         dtype: precision of the weights.
         seed: from which a new head is drawn.
 
@@ -169,7 +172,7 @@ def _load_module(
 ) -> tuple[Any, dict[str, Any]]:
     """Return the module, and transformers' report of which keys it missed."""
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
-    if head not in ("causal_lm", "features"):
+    if head in ("classification", "tagging"):
         id2label, label2id = _label_maps(labels)
         options |= {
             "id2label": id2label,
@@ -267,9 +270,10 @@ def _keeps_head(config: dict[str, Any], head: str, labels: Sequence[str]) -> boo
     """Whether the files hold a head of this kind for these very labels already."""
     names = config.get("id2label") or {}
     architectures = config.get("architectures") or [""]
-    return str(architectures[0]).endswith(_ending(head)) and [
-        names.get(str(index)) for index in range(len(names))
-    ] == list(labels)
+    kept = str(architectures[0]).endswith(_ending(head))
+    if not labels:
+        return kept
+    return kept and [names.get(str(index)) for index in range(len(names))] == list(labels)
 
 
 def _ending(head: str) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tunesmith.errors import RunError
 from tunesmith.models.atomic import written_aside
-from tunesmith.models.heads import HEADS, FeatureModel
+from tunesmith.models.heads import HEADS, FeatureModel, own_outputs
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Base, Notes, write_notes
 from tunesmith.models.quiet import quiet
@@ -154,8 +154,7 @@ def _logits(model: Model, ids_1T: Tensor) -> Tensor:
         cu_seqlens = torch.tensor([0, ids_1T.shape[1]], device=ids_1T.device)
         outputs_BC: Tensor = model.module.head(hidden_TD, cu_seqlens)
         return outputs_BC
-    logits: Tensor = model.module(input_ids=ids_1T, use_cache=False).logits
-    return logits
+    return own_outputs(model.module, input_ids=ids_1T)
 
 
 def _read_back(model: Model, folder: Path, ids_1T: Tensor) -> Tensor | None:
@@ -175,7 +174,7 @@ def _read_back(model: Model, folder: Path, ids_1T: Tensor) -> Tensor | None:
     config: Any = model.module.config
     classes = {"num_labels": config.num_labels} if model.anatomy.head else {}
     reader = _reader_class(model).from_pretrained(folder, dtype=dtype, **classes)
-    logits: Tensor = reader.eval()(input_ids=ids_1T).logits
+    logits = own_outputs(reader.eval(), input_ids=ids_1T)
     return logits[:, -ids_1T.shape[1] :] if logits.ndim == 3 else logits
 
 
@@ -192,7 +191,8 @@ def _reader_class(model: Model) -> Any:
 def _save_beside(model: Model, folder: Path, saved_as: SavedAs) -> None:
     model.tokenizer.save_pretrained(folder)
     module: Any = model.module
-    labels = module.config.id2label if model.anatomy.head else {}
+    named = model.head not in ("causal_lm", "extraction")
+    labels = module.config.id2label if named else {}
     source = model.source
     path = str(source.path) if saved_as == "adapter" else None
     notes = Notes(

@@ -14,7 +14,7 @@ from torch import nn
 
 from tunesmith.errors import ModelError
 from tunesmith.models.anatomy import Anatomy
-from tunesmith.models.heads import HEADS, pool_documents, token_outputs
+from tunesmith.models.heads import HEADS, own_outputs, pool_documents, token_outputs
 from tunesmith.models.model import Model
 from tunesmith.models.resolve import Resolved
 
@@ -117,7 +117,7 @@ def check_head(model: Model) -> None:
     plain = (i for i in range(model.anatomy.vocab_size) if i not in special)
     ids_1T = torch.tensor([[next(plain) for _ in range(5)]])
     with torch.no_grad():
-        stock = model.module(input_ids=ids_1T).logits.float()
+        stock = own_outputs(model.module, input_ids=ids_1T).float()
         hidden_TD = model.body(input_ids=ids_1T)[0][0]
         if HEADS[model.head].of_tokens:
             ours = token_outputs(model, hidden_TD)[None]

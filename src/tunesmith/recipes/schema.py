@@ -170,6 +170,7 @@ class DataOptions(BaseModel):
         "tokens_tags",
         "tokens_iob1",
         "text_entities",
+        "squad",
     ] = Field(default="auto", description="record format; auto recognises it and says which")
     group: str | None = Field(
         default=None,
