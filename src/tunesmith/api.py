@@ -29,6 +29,7 @@ from tunesmith.runs.check import CheckResult, check
 from tunesmith.runs.evaluate import Evaluation, evaluate
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.inspect import Inspection, inspect
+from tunesmith.runs.plan import TrainingPlan, plan_training
 from tunesmith.runs.prepare import build_engine, make_task, make_technique
 from tunesmith.runs.roofline import HardwareMeasured, measure_hardware
 from tunesmith.runs.run import Run
@@ -41,6 +42,7 @@ __all__ = [
     "HardwareMeasured",
     "Inspection",
     "Run",
+    "TrainingPlan",
     "check",
     "evaluate",
     "inspect",
@@ -49,6 +51,7 @@ __all__ = [
     "objective",
     "open_run",
     "plan",
+    "plan_training",
     "read",
     "resume",
     "train",

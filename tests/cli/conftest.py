@@ -139,9 +139,53 @@ class FakeApi(ModuleType):
         self._called("check", recipe, options)
         return CHECKED
 
+    def plan_training(self, recipe: Any, **options: Any) -> Any:
+        self._called("plan_training", recipe, options)
+        return PLANNED
+
     def measure_hardware(self, **options: Any) -> Any:
         self._called("measure_hardware", None, options)
         return MEASURED
+
+
+PLANNED = SimpleNamespace(
+    model="small",
+    task="instruct",
+    chosen="lora",
+    tokens=9000,
+    micro_batch=2000,
+    techniques=[
+        SimpleNamespace(
+            technique="lora",
+            refused=None,
+            trainable=10_000,
+            memory=dict.fromkeys(
+                ("process", "weights", "gradients", "optimizer", "activations", "temporary"), 10**9
+            ),
+            peak=6 * 10**9,
+            seconds=90.0,
+            tokens_per_second=100.0,
+            devices=[
+                SimpleNamespace(
+                    device="here", capacity=10**10, peak=6 * 10**9, largest=4000, largest_twice=9000
+                ),
+                SimpleNamespace(
+                    device="24 GB", capacity=10**10, peak=10**9, largest=None, largest_twice=700
+                ),
+            ],
+        ),
+        SimpleNamespace(
+            technique="repurpose",
+            refused="It needs a task with classes.",
+            trainable=0,
+            memory={},
+            peak=0,
+            seconds=None,
+            tokens_per_second=None,
+            devices=[],
+        ),
+    ],
+)
 
 
 def _part(records: int) -> SimpleNamespace:

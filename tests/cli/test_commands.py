@@ -179,6 +179,17 @@ def test_check_shows_what_will_happen_and_the_records(api, command) -> None:
     assert "1 test record stands in train." in said.err
 
 
+def test_plan_puts_techniques_side_by_side_and_says_which_cannot(api, command) -> None:
+    said = command("plan", "r.yaml", "--technique", "repurpose", "--set", "a=1")
+    assert said.code == 0
+    options = {"overrides": ["a=1"], "techniques": ["repurpose"]}
+    assert api.calls == [("plan_training", "r.yaml", options)]
+    assert "9,000 tokens to learn from, in micro-batches of at most 2,000." in said.out
+    assert "4,000 (9,000)" in said.out
+    assert "– (700)" in said.out
+    assert "repurpose: It needs a task with classes." in said.out
+
+
 def test_report_writes_the_report_of_the_run(api, command, monkeypatch) -> None:
     monkeypatch.setattr("tunesmith.evidence.report.write_report", lambda path: path / "r.html")
     assert str(api.run.path / "r.html") in command("report", "demo-1").out
@@ -217,6 +228,7 @@ def test_version_is_printed(command) -> None:
     [
         "init",
         "check",
+        "plan",
         "train",
         "evaluate",
         "predict",

@@ -30,6 +30,7 @@ COMMANDS = {
     "init": ("init", "new"),
     "models list": ("models",),
     "check": ("check", "r.yaml", "--show", "1"),
+    "plan": ("plan", "r.yaml"),
     "train": ("train", "r.yaml"),
     "evaluate": ("evaluate", "demo-1"),
     "predict": ("predict", "demo-1", "text"),

@@ -220,6 +220,51 @@ class CheckDocument(Document):
     shown: list[ShownDetails] = Field(description="the records asked for with --show")
 
 
+class DevicePlanDetails(BaseModel):
+    """One technique on one device."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    device: str = Field(description="`here`, or the size of its memory")
+    capacity: int = Field(description="bytes that training may take there")
+    peak: int = Field(description="bytes predicted for the recipe's micro-batches")
+    largest: int | None = Field(
+        description="tokens of the largest micro-batch that fits; null: not one document, or "
+        "nothing is learnt by steps"
+    )
+    largest_twice: int | None = Field(
+        description="the same where every layer is computed twice to save memory"
+    )
+
+
+class TechniquePlanDetails(BaseModel):
+    """What the recipe would take with one technique."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    technique: str = Field(description="its name")
+    refused: str | None = Field(description="why it cannot do this, or null")
+    trainable: int = Field(description="parameters that learn")
+    memory: dict[str, int] = Field(
+        description="bytes at the peak of a step on this machine, by what they are for"
+    )
+    peak: int = Field(description="their sum")
+    seconds: float | None = Field(description="estimated time of the training loop")
+    tokens_per_second: float | None = Field(description="the same as a rate")
+    devices: list[DevicePlanDetails] = Field(description="this machine, and others by their size")
+
+
+class PlanDocument(Document):
+    """`tunesmith plan --json`: what training would take with each technique."""
+
+    model: str = Field(description="the model")
+    task: str = Field(description="the task")
+    chosen: str = Field(description="the recipe's own technique, which stands first")
+    tokens: int = Field(description="tokens that the whole training reads")
+    micro_batch: int = Field(description="tokens of the largest micro-batch")
+    techniques: list[TechniquePlanDetails] = Field(description="each technique")
+
+
 class ModelDetails(BaseModel):
     """An entry of the catalogue."""
 
@@ -551,6 +596,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "models where": PlaceDocument,
     "inspect": InspectDocument,
     "check": CheckDocument,
+    "plan": PlanDocument,
     "train": TrainDocument,
     "evaluate": EvaluateDocument,
     "predict": PredictDocument,

@@ -26,6 +26,7 @@ from tunesmith.cli import (
     failure,
     init,
     models,
+    plan,
     predict,
     recipe,
     report,
@@ -83,6 +84,7 @@ app.command(name="init")(init.init)
 app.add_typer(models.app, name="models")
 app.command(name="inspect")(inspect_command.inspect)
 app.command(name="check")(check.check)
+app.command(name="plan")(plan.plan)
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="predict")(predict.predict)

@@ -140,7 +140,7 @@ def check(
         trainable_parameters=counts["trainable"],
         steps=1 if isinstance(prepared.technique, Fits) else len(prepared.plan()),
         memory_bytes=predicted_memory(prepared),
-        seconds=_estimated_seconds(prepared),
+        seconds=estimated_seconds(prepared),
         metric=metric,
         detectable=could_show.difference if could_show else None,
         assumption=could_show.assumption if could_show else None,
@@ -207,8 +207,11 @@ def _warnings(prepared: Prepared, duplicates: Duplicates) -> list[str]:
     return found
 
 
-def _estimated_seconds(prepared: Prepared) -> float | None:
-    """Time the first step, twice, and multiply; None where nothing learns by steps."""
+def estimated_seconds(prepared: Prepared) -> float | None:
+    """Time the first step, twice, and multiply; None where nothing learns by steps.
+
+    The gradients are thrown away: nothing is learnt.
+    """
     if isinstance(prepared.technique, Fits):
         return None
     plan, engine = prepared.plan(), prepared.engine

@@ -164,6 +164,11 @@ class Memory:
                 return choice, estimate
         return min(found, key=lambda pair: pair[1].total)
 
+    @property
+    def learnt_bytes(self) -> int:
+        """Bytes of the weights that learn."""
+        return sum(parameter.nbytes for parameter in self._parameters)
+
     @cached_property
     def _process(self) -> int:
         if self.engine.device.type == "cuda":
