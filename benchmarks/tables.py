@@ -242,12 +242,45 @@ _GENERATION = {
 }
 
 
+def memory_table(report: Report) -> str:
+    """Predicted and measured peaks, case by case."""
+    header = [
+        "model",
+        "technique",
+        "micro-batch",
+        "predicted (GB)",
+        "measured (GB)",
+        "predicted is",
+    ]
+    rows = []
+    for case in report["cases"]:
+        technique = ", ".join(f"{key}: {value}" for key, value in case["training"].items())
+        name = case["technique"]["name"] + (f" ({technique})" if technique else "")
+        name += f", {case['checkpointed']} layers twice" if case["checkpointed"] else ""
+        row = [case["model"].removeprefix("random:"), name]
+        row.append(f"{case['documents']} × {case['length']} tokens")
+        if case["status"] != "finished":
+            rows.append([*row, "–", "–", case["status"]])
+            continue
+        off = case["predicted"] / case["measured"] - 1
+        rows.append(
+            [*row, *(f"{case[k] / 1e9:.2f}" for k in ("predicted", "measured")), f"{off:+.0%}"]
+        )
+    return "\n\n".join(
+        [
+            f"{_machine(report['hardware'])}, {report['date']}, `{report['command']}`.",
+            table(header, rows),
+        ]
+    )
+
+
 _TABLES: dict[str, Callable[[Report], str]] = {
     "generation": generation_table,
     "peers": peers_table,
     "ladder": ladder_table,
     "scaling": scaling_table,
     "techniques": techniques_table,
+    "memory": memory_table,
 }
 
 

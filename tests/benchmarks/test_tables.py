@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.tables import regenerate, scaling_table, section, table
+from benchmarks.tables import memory_table, regenerate, scaling_table, section, table
 
 ABOUT = {
     "hardware": {"cpu": "A processor", "threads": 2, "features": ["avx512f"], "gpu": None},
@@ -191,3 +191,19 @@ def test_the_committed_readme_is_what_the_results_say() -> None:
     here = Path(__file__).parents[2] / "benchmarks"
     readme = here / "README.md"
     assert regenerate(readme, here / "results") == readme.read_text(encoding="utf-8")
+
+
+def test_memory_says_by_how_much_a_prediction_is_off_and_which_case_failed() -> None:
+    case = {
+        "model": "random:small",
+        "technique": {"name": "full"},
+        "documents": 4,
+        "length": 256,
+        "training": {"optimizer": "adamw_8bit"},
+        "checkpointed": 3,
+    }
+    done = {**case, "status": "finished", "predicted": 1.8e9, "measured": 2.0e9}
+    shown = memory_table({**ABOUT, "cases": [done, {**case, "status": "failed"}]})
+    name = "| small | full (optimizer: adamw_8bit), 3 layers twice | 4 × 256 tokens |"
+    assert f"{name} 1.80 | 2.00 | -10% |" in shown
+    assert f"{name} – | – | failed |" in shown

@@ -200,6 +200,7 @@ CHECKED = SimpleNamespace(
     task="instruct",
     technique="lora",
     format="alpaca",
+    ignored=["id"],
     train=_part(80),
     validation=None,
     test=_part(20),

@@ -66,6 +66,7 @@ def _describe(found: CheckDocument, out: Output) -> None:
         "technique": f"{found.technique}: {count(found.trainable_parameters)} parameters learn"
         f" ({learns:.2%} of the model's number)",
         "format": found.format,
+        "not read": ", ".join(found.ignored),
         "steps": count(found.steps),
         "memory": f"about {size(found.memory_bytes)}",
         "time": "unknown" if found.seconds is None else f"about {duration(found.seconds)}",
@@ -73,7 +74,8 @@ def _describe(found: CheckDocument, out: Output) -> None:
         "could show": _could_show(found),
     }
     for name, text in lines.items():
-        say.note(f"{name:<12}{text}")
+        if text:
+            say.note(f"{name:<12}{text}")
     say.note("")
     _data(found, say)
     if found.classes:

@@ -195,6 +195,7 @@ class CheckDocument(Document):
     task: str = Field(description="the task")
     technique: str = Field(description="the technique")
     format: str = Field(description="the record format that was recognised")
+    ignored: list[str] = Field(description="fields of the training records that nothing reads")
     train: PartDetails = Field(description="records to learn from")
     validation: PartDetails | None = Field(description="records to choose by")
     test: PartDetails = Field(description="records to judge by")

@@ -16,11 +16,8 @@ def pieces(tokenizer: Any, stream: EncodedStream) -> list[tuple[str, bool]]:
 
     A character whose bytes are parted between two pieces shows as a replacement character.
     """
-    weights = stream.weights or (0.0,) * len(stream.ids)
-    learnt = [bool(weight) and place > 0 for place, weight in enumerate(weights)]
+    runs = groupby(zip(stream.ids, stream.learnt(), strict=True), key=lambda pair: pair[1])
     return [
-        (tokenizer.decode([token for token, _ in group], skip_special_tokens=False), is_learnt)
-        for is_learnt, group in groupby(
-            zip(stream.ids, learnt, strict=True), key=lambda pair: pair[1]
-        )
+        (tokenizer.decode([token for token, _ in run], clean_up_tokenization_spaces=False), learnt)
+        for learnt, run in runs
     ]

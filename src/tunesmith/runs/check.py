@@ -11,12 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from tunesmith.console import Console
-from tunesmith.data.batch import Encoded
+from tunesmith.data.display import pieces
 from tunesmith.evaluation.significance import detectable_before
 from tunesmith.quality.balance import class_balance
 from tunesmith.quality.duplicates import Duplicates, find_duplicates
@@ -75,6 +74,7 @@ class CheckResult:
     task: str
     technique: str
     format: str
+    ignored: list[str]
     train: PartCheck
     validation: PartCheck | None
     test: PartCheck
@@ -126,6 +126,7 @@ def check(
         task=task.name,
         technique=prepared.technique.name,
         format=prepared.train.data.format,
+        ignored=list(prepared.train.data.ignored),
         train=_part(prepared.train),
         validation=_part(prepared.validation) if prepared.validation else None,
         test=_part(prepared.test),
@@ -230,13 +231,6 @@ def estimated_seconds(prepared: Prepared) -> float | None:
 def _shown(prepared: Prepared, index: int) -> Shown:
     part = prepared.train
     place = owners(part.examples).index(index)
-    return Shown(part.data.origins[index], _pieces(prepared.model.tokenizer, part.examples[place]))
-
-
-def _pieces(tokenizer: Any, example: Encoded) -> list[Piece]:
-    stream = next(iter(example.streams.values()))
-    runs = groupby(zip(stream.ids, stream.learnt(), strict=True), key=lambda pair: pair[1])
-    return [
-        Piece(tokenizer.decode([i for i, _ in run], clean_up_tokenization_spaces=False), trained)
-        for trained, run in runs
-    ]
+    stream = next(iter(part.examples[place].streams.values()))
+    shown = [Piece(*piece) for piece in pieces(prepared.model.tokenizer, stream)]
+    return Shown(part.data.origins[index], shown)
