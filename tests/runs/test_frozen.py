@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tunesmith.console import Console
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.prefix import layers_of
 from tunesmith.recipes.load import parse_recipe
-from tunesmith.runs import frozen, train
+from tunesmith.runs import check, frozen, train
 from tunesmith.runs.prepare import Prepared, prepare
 
 EPOCHS = 10
@@ -260,6 +261,18 @@ def test_rows_are_named_after_all_that_they_depend_on(prepared, folder) -> None:
     assert len(set(names.values())) == len(names), names
     longer = prepared(HEAD, epochs=3, learning_rate=0.5, **base)
     assert frozen.decide(longer).parts["train"] == names["head"]
+
+
+def test_a_check_counts_frozen_layers_once(prepared) -> None:
+    seconds = []
+    for cache in (0.0, "auto"):
+        job = prepared(HEAD, epochs=50, cache_gb=cache)
+        layer = layers_of(job.engine.model)[0]
+        layer.register_forward_pre_hook(lambda module, given: time.sleep(0.02))
+        seconds.append(check._estimated_seconds(job))
+        assert job.engine.kept is None
+    assert seconds[0] > 2.0
+    assert seconds[1] < seconds[0] / 2
 
 
 def test_the_record_says_what_was_decided(folder) -> None:

@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -52,6 +52,14 @@ class Rows:
 
     rows_RD: Tensor
     spans: Mapping[bytes, tuple[int, int]]
+
+    @classmethod
+    def of(cls, blocks: Iterable[Block]) -> Rows:
+        """Return rows that lie in memory."""
+        names, counts, rows = zip(*blocks, strict=True)
+        ends = [0, *accumulate(count for each in counts for count in each)]
+        found = (digest for each in names for digest in each)
+        return cls(torch.cat(rows), dict(zip(found, pairwise(ends), strict=True)))
 
     @property
     def nbytes(self) -> int:

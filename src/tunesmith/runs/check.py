@@ -16,6 +16,7 @@ from typing import Any
 
 from tunesmith.console import Console
 from tunesmith.data.display import pieces
+from tunesmith.data.plan import Step
 from tunesmith.evaluation.significance import detectable_before
 from tunesmith.quality.balance import class_balance
 from tunesmith.quality.duplicates import Duplicates, find_duplicates
@@ -23,6 +24,7 @@ from tunesmith.quality.leaks import find_leaks
 from tunesmith.quality.lengths import token_lengths
 from tunesmith.quality.targets import trained_tokens
 from tunesmith.recipes.load import load_recipe
+from tunesmith.runs.frozen import decide, hold
 from tunesmith.runs.prepare import Part, Prepared, cut_records, prepare, primary_metric
 from tunesmith.runs.summary import class_counts, parameter_counts, predicted_memory
 from tunesmith.tasks.base import owners
@@ -217,7 +219,20 @@ def estimated_seconds(prepared: Prepared) -> float | None:
         return None
     plan, engine = prepared.plan(), prepared.engine
     step = plan[0]
-    began = 0.0
+    whole = _seconds(prepared, step) / step.tokens
+    frozen = decide(prepared)
+    if frozen is None or frozen.refused:
+        return whole * plan.tokens
+    hold(frozen, engine, step)
+    above = _seconds(prepared, step) / step.tokens
+    engine.kept = None
+    once = max(0.0, whole - above) * min(plan.tokens, prepared.train.tokens)
+    return once + above * plan.tokens
+
+
+def _seconds(prepared: Prepared, step: Step) -> float:
+    """Time a step, twice; the gradients are thrown away."""
+    engine, began = prepared.engine, 0.0
     for _ in range(2):  # the first pays for what is made once
         began = time.perf_counter()
         for batch in step:
@@ -225,7 +240,7 @@ def estimated_seconds(prepared: Prepared) -> float | None:
     seconds = time.perf_counter() - began
     for parameter in engine.optimizer.parameters.values():
         parameter.grad = None
-    return seconds / step.tokens * plan.tokens
+    return seconds
 
 
 def _shown(prepared: Prepared, index: int) -> Shown:

@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunesmith.console import Console
-from tunesmith.data.batch import Encoded, collate
+from tunesmith.data.batch import Batch, Encoded, collate
 from tunesmith.engine.batching import batches
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.kept_rows import (
@@ -144,6 +144,16 @@ def keep(frozen: Frozen | None, prepared: Prepared, console: Console) -> None:
         console.note(f"{frozen.named} computed before: {size}, read from {folder}.")
 
 
+def hold(frozen: Frozen, engine: Engine, batches: Iterable[Batch]) -> None:
+    """Let the engine take the rows of these batches from memory: a trial, of which nothing stays.
+
+    Args:
+        frozen: a decision to keep rows.
+    """
+    rows = Rows.of(_block(engine, batch, frozen.per) for batch in batches)
+    engine.kept = Kept(frozen.per, [rows])
+
+
 def taken_again(record: Mapping[str, Any] | None) -> Frozen | None:
     """Return the decision of a run's record."""
     return None if record is None else Frozen(**record)
@@ -264,9 +274,13 @@ def _blocks(
     engine, budget = prepared.engine, prepared.recipe.evaluation.tokens_per_batch
     with console.progress("frozen layers", len(examples)) as bar:
         for batch in batches(examples, budget, engine.packed):
-            counts = batch.text.lengths if per == "token" else [1] * len(batch)
-            yield digests(batch.text), counts, engine.frozen_rows(batch, per)
+            yield _block(engine, batch, per)
             bar.advance(len(batch))
+
+
+def _block(engine: Engine, batch: Batch, per: Per) -> Block:
+    counts = batch.text.lengths if per == "token" else [1] * len(batch)
+    return digests(batch.text), counts, engine.frozen_rows(batch, per)
 
 
 def _size(count: int) -> str:
