@@ -269,7 +269,7 @@ def test_a_check_counts_frozen_layers_once(prepared) -> None:
         job = prepared(HEAD, epochs=50, cache_gb=cache)
         layer = layers_of(job.engine.model)[0]
         layer.register_forward_pre_hook(lambda module, given: time.sleep(0.02))
-        seconds.append(check._estimated_seconds(job))
+        seconds.append(check.estimated_seconds(job))
         assert job.engine.kept is None
     assert seconds[0] > 2.0
     assert seconds[1] < seconds[0] / 2

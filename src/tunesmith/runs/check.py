@@ -211,9 +211,10 @@ def _warnings(prepared: Prepared, duplicates: Duplicates) -> list[str]:
 
 
 def estimated_seconds(prepared: Prepared) -> float | None:
-    """Time the first step, twice, and multiply; None where nothing learns by steps.
+    """Time the first step and multiply; None where nothing learns by steps.
 
-    The gradients are thrown away: nothing is learnt.
+    Frozen layers that are computed once count once for each record. The gradients are thrown away:
+    nothing is learnt.
     """
     if isinstance(prepared.technique, Fits):
         return None
@@ -231,7 +232,7 @@ def estimated_seconds(prepared: Prepared) -> float | None:
 
 
 def _seconds(prepared: Prepared, step: Step) -> float:
-    """Time a step, twice; the gradients are thrown away."""
+    """Time a step, the second time that it is computed."""
     engine, began = prepared.engine, 0.0
     for _ in range(2):  # the first pays for what is made once
         began = time.perf_counter()
