@@ -172,6 +172,7 @@ def test_check_shows_what_will_happen_and_the_records(api, command) -> None:
     assert api.calls == [("check", "r.yaml", {"overrides": ["a=1"], "show": 1})]
     assert "lora: 10,000 parameters learn (1.00% of the model" in said.out
     assert "not read    id\n" in said.out
+    assert "Chat template: the model's own." in said.out
     assert "a difference of 0.250 or more" in said.out
     assert "train.jsonl:3: 12 tokens cut" in said.out
     assert "train.jsonl:5: The assistant says nothing." in said.out

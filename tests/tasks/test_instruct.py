@@ -56,6 +56,14 @@ class Parrot(PlainEngine):
         return found
 
 
+def test_what_the_chat_template_does_is_said() -> None:
+    task = bound()
+    (said, *_) = task.remarks()
+    (end, *_) = (MODEL.tokenizer.convert_ids_to_tokens(token) for token in task.stop_ids)
+    assert said.startswith("Chat template: ")
+    assert f"answers end with {end}" in said
+
+
 def test_log_likelihood_is_that_of_the_stock_model_on_the_answers():
     task = bound()
     examples = task.encode_all(DATA)

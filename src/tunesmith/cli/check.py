@@ -76,6 +76,8 @@ def _describe(found: CheckDocument, out: Output) -> None:
     for name, text in lines.items():
         if text:
             say.note(f"{name:<12}{text}")
+    for remark in found.remarks:
+        say.note(remark)
     say.note("")
     _data(found, say)
     if found.classes:

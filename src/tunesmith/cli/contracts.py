@@ -217,6 +217,9 @@ class CheckDocument(Document):
     metric: str = Field(description="the metric that will decide")
     detectable: float | None = Field(description="smallest difference this test set could show")
     assumption: str | None = Field(description="what that figure takes for granted")
+    remarks: list[str] = Field(
+        description="what the task does to records that a user should know (the chat template)"
+    )
     warnings: list[str] = Field(description="what should be looked at")
     shown: list[ShownDetails] = Field(description="the records asked for with --show")
 

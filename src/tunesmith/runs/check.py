@@ -94,6 +94,7 @@ class CheckResult:
     metric: str
     detectable: float | None
     assumption: str | None
+    remarks: list[str]
     warnings: list[str]
     shown: list[Shown]
 
@@ -147,6 +148,7 @@ def check(
         metric=metric,
         detectable=could_show.difference if could_show else None,
         assumption=could_show.assumption if could_show else None,
+        remarks=task.remarks(),
         warnings=_warnings(prepared, duplicates),
         shown=[_shown(prepared, index) for index in range(min(show, _records(prepared.train)))],
     )

@@ -141,6 +141,10 @@ class Task(ABC):
     def bind(self, model: Model) -> None:
         """Take the tokenizer and the context length of `model`; called once, before `encode`."""
 
+    def remarks(self) -> list[str]:
+        """Return what a user should know of how this model is taught, a sentence each."""
+        return []
+
     @abstractmethod
     def encode(self, record: Any) -> Encoded:
         """Encode one record, whole or with what did not fit named in `Encoded.cut`.

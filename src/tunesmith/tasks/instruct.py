@@ -97,6 +97,10 @@ class Instruct(Task):
         self._context: int = model.anatomy.context_length
         self._max_length = min(self.options.max_length or self._context, self._context)
 
+    def remarks(self) -> list[str]:
+        """Return what the chat template does to conversations."""
+        return self._chat.facts.sentences()
+
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end a trained answer."""
