@@ -4,8 +4,8 @@
     body.run(step) ──> logits of every text
 
 It is for float32 on a processor. Adapters are read as they are at that moment, and so are weights,
-where they lie; frozen weights that 16 bits hold without loss are read from such a copy: half the
-bytes, the same numbers. Whether a body is of the form is seen from its parts, and then *probed* by
+where they lie; weights that 16 bits hold without loss are read from such a copy: half the bytes,
+the same numbers. Whether a body is of the form is seen from its parts, and then *probed* by
 the caller against the stock body.
 
 Shapes: N texts, D model, O outputs, V vocabulary, K head size.
@@ -39,20 +39,19 @@ _GELU = {"silu": False, "swish": False, "gelu_pytorch_tanh": True, "gelu_tanh": 
 
 
 class Copies:
-    """Copies of frozen weights in 16 bits, kept until the model learns again."""
+    """Copies of weights in 16 bits, kept until the model learns again."""
 
     def __init__(self) -> None:
         self._copies: dict[tuple[int, int, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
 
     def of(self, weight: Tensor) -> Tensor:
         """Return the weight as it is read: a copy, or itself."""
-        if weight.requires_grad:
-            return weight.detach()
+        weight = weight.detach()
         key = (weight.data_ptr(), weight._version, tuple(weight.shape))
         kept = self._copies.get(key)
         # Who changes a weight through `.data` changes no version; hardly one spares the first row.
         if kept is None or not is_copy(kept[1][:1], weight[:1]):
-            kept = self._copies[key] = (weight, compact(weight.detach()))
+            kept = self._copies[key] = (weight, compact(weight))
         return kept[1]
 
     def clear(self) -> None:
@@ -73,9 +72,8 @@ class NativeBody:
         output: Any = model.module.get_submodule(model.anatomy.output or "")
         self._output = None
         if type(output) is nn.Linear:
-            weight = copies.of(output.weight)
-            if weight.dtype != torch.float32:  # in float32 the BLAS is as good
-                self._output = Linear(weight, output.bias)
+            bias = None if output.bias is None else output.bias.detach()
+            self._output = Linear(copies.of(output.weight), bias)
 
     @classmethod
     def of(cls, model: Model, shape: LogitShape, cache: Cache, copies: Copies) -> NativeBody | None:

@@ -119,7 +119,8 @@ def logits(model: Model, hidden_ND: Tensor, shape: LogitShape) -> Tensor:
 
 def shaped(logits_NV: Tensor, shape: LogitShape) -> Tensor:
     """Do to the output layer's product what the family does to it."""
-    logits_NV = logits_NV * shape.scale
+    if shape.scale != 1.0:
+        logits_NV = logits_NV * shape.scale
     if shape.softcap is not None:
         logits_NV = shape.softcap * torch.tanh(logits_NV / shape.softcap)
     return logits_NV

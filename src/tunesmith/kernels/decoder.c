@@ -30,7 +30,8 @@ typedef int64_t size;
 #define TILE_ROWS 4
 #endif
 #define TILE_OUTPUTS 4
-#define STRIPS 4 /* of outputs, that one thread takes at a time */
+#define STRIPS 4 /* tiles of outputs that one thread takes at a time */
+#define AHEAD 8  /* bytes of weights that are called for while one element is worked on */
 
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef uint32_t words __attribute__((vector_size(LANES * 4)));
@@ -54,7 +55,8 @@ static inline vec load_float32(const void *at, size i) {
 static inline vec load_bfloat16(const void *at, size i) {
     const uint16_t *from = (const uint16_t *)at + i;
 #if defined(__AVX512F__) /* a compiler widens in four steps what the processor does in one */
-    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)from)), 16);
+    __m256i half = _mm256_loadu_si256((const void *)from);
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
 #else
     return (vec)(__builtin_convertvector(*(const halves *)from, words) << 16);
 #endif
@@ -103,10 +105,30 @@ static inline float sum(vec v) {
     return part[0] + part[1];
 }
 
+/* The lanes of four added up, side by side. */
+static inline four sums(vec a, vec b, vec c, vec d) {
+#if LANES == 16
+#define PAIR(x, y, i, j)                                                                          \
+    __builtin_shufflevector(x, y, i, j, i + 1, j + 1, i + 4, j + 4, i + 5, j + 5, i + 8, j + 8,   \
+                            i + 9, j + 9, i + 12, j + 12, i + 13, j + 13)
+#define FOUR(x, y, i, j)                                                                          \
+    __builtin_shufflevector(x, y, i, i + 1, j, j + 1, i + 4, i + 5, j + 4, j + 5, i + 8, i + 9,   \
+                            j + 8, j + 9, i + 12, i + 13, j + 12, j + 13)
+    vec ab = PAIR(a, b, 0, 16) + PAIR(a, b, 2, 18), cd = PAIR(c, d, 0, 16) + PAIR(c, d, 2, 18);
+    vec all = FOUR(ab, cd, 0, 16) + FOUR(ab, cd, 2, 18);
+    return (__builtin_shufflevector(all, all, 0, 1, 2, 3) +
+            __builtin_shufflevector(all, all, 4, 5, 6, 7)) +
+           (__builtin_shufflevector(all, all, 8, 9, 10, 11) +
+            __builtin_shufflevector(all, all, 12, 13, 14, 15));
+#else
+    return (four){sum(a), sum(b), sum(c), sum(d)};
+#endif
+}
+
 /* acc[output][row] += w x over `inner` elements; the tile is unrolled by the compiler. */
 static inline __attribute__((always_inline)) void accumulate(
     vec acc[TILE_OUTPUTS][TILE_ROWS], const char *const *w, const float *x, size x_stride,
-    size inner, int outputs, int rows, enum format format) {
+    size inner, const char *ahead, int outputs, int rows, enum format format) {
     size whole = inner / LANES * LANES;
     for (size i = 0; i < whole; i += LANES) {
         vec weight[TILE_OUTPUTS];
@@ -114,10 +136,13 @@ static inline __attribute__((always_inline)) void accumulate(
             weight[o] = format == FLOAT32    ? load_float32(w[o], i)
                         : format == BFLOAT16 ? load_bfloat16(w[o], i)
                                              : load_float16(w[o], i);
-        /* The next tile's weights: each row is too short for the processor to guess them. */
-        for (int o = 0; o < outputs; o++)
-            __builtin_prefetch(w[o] + outputs * inner * (format == FLOAT32 ? 4 : 2) +
-                               i * (format == FLOAT32 ? 4 : 2));
+        /* What comes next: rows are too short for the processor to guess it. */
+        if (ahead) {
+            __builtin_prefetch(ahead + AHEAD * i);
+            __builtin_prefetch(ahead + AHEAD * i + 4 * LANES);
+        } else
+            for (int o = 0; o < outputs; o++)
+                __builtin_prefetch(w[o] + (outputs * inner + i) * (format == FLOAT32 ? 4 : 2));
         for (int r = 0; r < rows; r++) {
             vec in = load_float32(x + r * x_stride, i);
             for (int o = 0; o < outputs; o++) acc[o][r] += weight[o] * in;
@@ -142,26 +167,34 @@ struct linear {
 
 static inline __attribute__((always_inline)) void tile(
     const struct linear *l, size first, const float *x, size x_stride, size inputs,
-    const float *inner, size inner_stride, float *y, size y_stride, int outputs, int rows,
-    enum format format) {
+    const float *inner, size inner_stride, float *y, size y_stride, const char *ahead, int outputs,
+    int rows, enum format format) {
     vec acc[TILE_OUTPUTS][TILE_ROWS] = {{{0}}};
     size row_bytes = inputs * (format == FLOAT32 ? 4 : 2);
     const char *w[TILE_OUTPUTS], *b[TILE_OUTPUTS];
     for (int o = 0; o < outputs; o++) w[o] = l->w + (first + o) * row_bytes;
-    accumulate(acc, w, x, x_stride, inputs, outputs, rows, format);
+    accumulate(acc, w, x, x_stride, inputs, ahead, outputs, rows, format);
     if (inner) {
         for (int o = 0; o < outputs; o++) b[o] = (const char *)(l->b + (first + o) * l->ranks);
-        accumulate(acc, b, inner, inner_stride, l->ranks, outputs, rows, FLOAT32);
+        accumulate(acc, b, inner, inner_stride, l->ranks, 0, outputs, rows, FLOAT32);
     }
-    for (int r = 0; r < rows; r++)
-        for (int o = 0; o < outputs; o++)
-            y[r * y_stride + first + o] = sum(acc[o][r]) + (l->bias ? l->bias[first + o] : 0.0f);
+    four bias = {0};
+    if (l->bias) memcpy(&bias, l->bias + first, (size_t)outputs * sizeof(float));
+    for (int r = 0; r < rows; r++) {
+        four total = {0};
+        if (outputs == TILE_OUTPUTS)
+            total = sums(acc[0][r], acc[1][r], acc[2][r], acc[3][r]);
+        else
+            for (int o = 0; o < outputs; o++) total[o] = sum(acc[o][r]);
+        total += bias;
+        memcpy(y + r * y_stride + first, &total, (size_t)outputs * sizeof(float));
+    }
 }
 
 #define CASE(format, rows)                                                                        \
     case rows:                                                                                    \
         tile(l, o, x + r * x_stride, x_stride, inputs, inner ? inner + r * inner_stride : 0,      \
-             inner_stride, y + r * y_stride, y_stride, TILE_OUTPUTS, rows, format);               \
+             inner_stride, y + r * y_stride, y_stride, ahead, TILE_OUTPUTS, rows, format);        \
         break;
 #if TILE_ROWS == 6
 #define CASES(format)                                                                             \
@@ -172,14 +205,20 @@ static inline __attribute__((always_inline)) void tile(
 #define CASES(format) CASE(format, 1) CASE(format, 2)
 #endif
 
-/* Outputs [o, last) of every row, whole tiles: a tile's rows stay in the first cache meanwhile. */
+/* Outputs [first, last) of every row, whole tiles: a tile's rows stay in the first cache meanwhile.
+ * Where there are several tiles of rows, the weights behind `last` are fetched in the meantime. */
 #define STRIP(name, format)                                                                       \
     static void name(const struct linear *l, size first, size last, const float *x,               \
                      size x_stride, size inputs, const float *inner, size inner_stride, float *y, \
                      size y_stride, size n) {                                                     \
+        size row_bytes = inputs * (format == FLOAT32 ? 4 : 2);                                    \
+        const char *next = l->w + last * row_bytes, *end = next + (last - first) * row_bytes;     \
+        const char *ahead = n > TILE_ROWS ? next : 0;                                             \
         for (size r = 0; r < n; r += TILE_ROWS)                                                   \
-            for (size o = first; o < last; o += TILE_OUTPUTS)                                     \
+            for (size o = first; o < last; o += TILE_OUTPUTS) {                                   \
                 switch (n - r < TILE_ROWS ? n - r : TILE_ROWS) { CASES(format) }                  \
+                if (ahead && ahead + AHEAD * inputs < end) ahead += AHEAD * inputs;               \
+            }                                                                                     \
     }
 STRIP(strip_float32, FLOAT32)
 STRIP(strip_bfloat16, BFLOAT16)
@@ -191,14 +230,14 @@ static void single(const struct linear *l, size o, const float *x, size x_stride
     for (size r = 0; r < n; r++) {
         const float *in = x + r * x_stride, *low = inner ? inner + r * inner_stride : 0;
         if (l->format == FLOAT32)
-            tile(l, o, in, x_stride, inputs, low, inner_stride, y + r * y_stride, y_stride, 1, 1,
-                 FLOAT32);
+            tile(l, o, in, x_stride, inputs, low, inner_stride, y + r * y_stride, y_stride, 0, 1,
+                 1, FLOAT32);
         else if (l->format == BFLOAT16)
-            tile(l, o, in, x_stride, inputs, low, inner_stride, y + r * y_stride, y_stride, 1, 1,
-                 BFLOAT16);
+            tile(l, o, in, x_stride, inputs, low, inner_stride, y + r * y_stride, y_stride, 0, 1,
+                 1, BFLOAT16);
         else
-            tile(l, o, in, x_stride, inputs, low, inner_stride, y + r * y_stride, y_stride, 1, 1,
-                 FLOAT16);
+            tile(l, o, in, x_stride, inputs, low, inner_stride, y + r * y_stride, y_stride, 0, 1,
+                 1, FLOAT16);
     }
 }
 
