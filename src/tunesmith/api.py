@@ -84,6 +84,7 @@ def load(
     task: Choice = "instruct",
     technique: Choice = "lora",
     data: Dataset | Sequence[Any] = (),
+    surgery: Sequence[Mapping[str, Any]] = (),
     training: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> tuple[Engine, Task]:
@@ -93,6 +94,7 @@ def load(
         model: a name, a folder, a `.gguf` file or a hub id.
         task, technique: a name, or `{"name": …}` with its own options.
         data: records from which a task takes what it must know (class names).
+        surgery: operations on the model before it learns, each `{"name": …}` with its options.
         training: the recipe's training options that an engine reads (precision, decay, seed …).
 
     Raises:
@@ -104,6 +106,7 @@ def load(
             "task": task,
             "technique": technique,
             "data": {"train": "."},
+            "surgery": [dict(operation) for operation in surgery],
             "training": dict(training or {}),
         }
     )

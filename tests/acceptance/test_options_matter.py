@@ -22,7 +22,7 @@ from tunesmith.engine.engine import Engine
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.recipes import DataOptions, EvaluationOptions, Recipe, TrainingOptions
 from tunesmith.recipes.load import parse_recipe
-from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES
+from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES
 from tunesmith.runs.prepare import prepare
 
 SILENT = Console(quiet=True)
@@ -168,6 +168,11 @@ def said(recipe: dict[str, Any], runs: Path) -> str:
     return str(summary["technique_facts"])
 
 
+def operated(recipe: dict[str, Any], runs: Path) -> list[str]:
+    """What the run says was changed of the model."""
+    return json.loads((trained(recipe, runs).path / "record.json").read_text())["surgery"]
+
+
 def checkpoints(recipe: dict[str, Any], runs: Path) -> list[str]:
     """Which checkpoints there are at the end."""
     return sorted(p.name for p in (trained(recipe, runs).path / "checkpoints").glob("step-*"))
@@ -232,6 +237,7 @@ TABLE: dict[str, Row] = {
     "training": Row({}, {"epochs": 2}, checked, part="steps"),
     "evaluation": Row({}, {"metric": "perplexity"}, checked, part="metric"),
     # data
+    "surgery": Row([], [{"name": "drop", "layers": [0]}], checked, part="parameters"),
     "data.train": Row("train.jsonl", ["train.jsonl", "either.jsonl"], checked, part="train",
                       also={"data.format": "prompt_completion"}),
     "data.test": Row(0.2, 0.4, checked, part="test"),
@@ -352,6 +358,34 @@ TABLE: dict[str, Row] = {
     "technique prefix_tuning.hidden": Row(None, 8, checked, PREFIX, part="trainable_parameters"),
     "technique repurpose.pooling": Row("mean", "cls", result, REPURPOSE),
     "technique repurpose.strength": Row(0.01, 100.0, result, REPURPOSE),
+    # operations
+    "operation drop.layers": Row([0], [1], record, FULL, part="initial_digest"),
+    "operation duplicate.layers": Row([0], [1], record, FULL, part="initial_digest"),
+    "operation duplicate.every": Row(1, 2, checked, part="parameters"),
+    "operation duplicate.overlap": Row(0, 1, checked, part="parameters"),
+    "operation duplicate.zero": Row(False, True, record, FULL, {"every": 1},
+                                    part="initial_digest"),
+    "operation vocabulary.add": Row(["zebra"], ["zebra", "giraffe"], checked, part="parameters"),
+    "operation vocabulary.special": Row([], ["<x>"], checked, also={"add": ["zebra"]},
+                                        part="parameters"),
+    "operation vocabulary.pad": Row(None, "<p>", checked, also={"add": ["zebra"]},
+                                    part="parameters"),
+    "operation vocabulary.initial": Row("pieces", "mean", record, FULL, {"add": ["zebra"]},
+                                        part="initial_digest"),
+    "operation vocabulary.multiple_of": Row(1, 64, checked, also={"add": ["zebra"]},
+                                            part="parameters"),
+    "operation context.length": Row(256, 512, result, also={"scaling": "linear"}),
+    "operation context.scaling": Row("linear", "ntk", result, also={"length": 256}),
+    "operation dropout.rate": Row(0.0, 0.5, result, FULL | {"model": "gpt2"}),
+    "operation dropout.rates": Row({"resid_pdrop": 0.0}, {"resid_pdrop": 0.5}, result,
+                                   FULL | {"model": "gpt2"}),
+    "operation heads.keep": Row(2, 4, refusal),
+    "operation width.size": Row(16, 24, checked, part="parameters"),
+    "operation attention.implementation": Row("eager", "sdpa", operated),
+    "operation freeze.names": Row(["layers.0"], ["layers.1"], record, FULL,
+                                  part="initial_digest"),
+    "operation unfreeze.names": Row(["embed_tokens"], ["layers.0"], record, LAYERS,
+                                    part="initial_digest"),
 }  # fmt: skip
 
 
@@ -364,7 +398,7 @@ def every_option() -> Iterator[str]:
         ("evaluation", EvaluationOptions),
     ):
         yield from (f"{section}.{name}" for name in model.model_fields)
-    for registry in (TASKS, TECHNIQUES, OBJECTIVES):
+    for registry in (TASKS, TECHNIQUES, OBJECTIVES, OPERATIONS):
         for member in registry:
             for name in member.Options.model_fields:
                 yield f"{registry.kind} {member.name}.{name}"
@@ -398,9 +432,14 @@ def test_the_option_changes_what_a_user_sees(
     monkeypatch.chdir(folder)
     row = TABLE[option]
     place = option.split(" ")[-1] if " " not in option else _in_section(option)
+    section, _, name = place.partition(".")
     seen = []
     for value in (row.one, row.other):
-        recipe = put(row.recipe, {**row.also, place: value})
+        changes = {**row.also, place: value}
+        if section == "operation":
+            member = option.split(" ")[1].partition(".")[0]
+            changes = {"surgery": [{"name": member, **row.also, name: value}]}
+        recipe = put(row.recipe, changes)
         recipe["model"] = str(tiny(recipe["model"]))
         found = row.shows(recipe, tmp_path / str(len(seen)))
         if isinstance(found, dict):

@@ -61,3 +61,8 @@ def test_a_typo_in_any_option_is_suggested_back(
     with pytest.raises(RecipeError) as caught:
         parse_recipe(recipe, [override])
     assert f"There is no option {typo!r} here. Did you mean {name!r}?" in str(caught.value)
+
+
+def test_a_typo_within_a_list_of_operations_is_suggested_back() -> None:
+    with pytest.raises(RecipeError, match=r"surgery\.0\.layer: .* Did you mean 'layers'\?"):
+        parse_recipe({**_BASE, "surgery": [{"name": "drop", "layer": [1]}]})

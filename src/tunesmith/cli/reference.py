@@ -136,7 +136,7 @@ def recipe_page() -> str:
             "",
             *_fields(model, definitions),
         ]
-    for kind in ("task", "technique", "objective"):
+    for kind in ("task", "technique", "objective", "operation"):
         choice = definitions[f"{kind.capitalize()}Choice"]
         lines += [f"## {kind}", "", _first(choice["description"]), ""]
         for member in choice["oneOf"][1:]:

@@ -156,6 +156,7 @@ class Summary(BaseModel):
     task: str = ""
     technique: str = ""
     technique_facts: dict[str, str] = {}
+    surgery: list[str] = []
     data: DataFacts = DataFacts()
     steps: int = 0
     tokens: int = 0

@@ -220,6 +220,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     facts = [
         ("Model", f"{model.name}, {figures.many(model.parameters)} parameters, {model.kind}"),
         ("Fingerprint of its weights", model.fingerprint),
+        ("Surgery", " ".join(summary.surgery)),
         ("Task", figures.label(summary.task)),
         ("Technique", figures.label(summary.technique)),
         *summary.technique_facts.items(),

@@ -231,6 +231,11 @@ def _base(folder: Path, notes: Notes, console: Console | None) -> Resolved:
         base = of_folder(Path(notes.base.path), notes.base.name, "folder", notes.base.revision)
     else:
         base = resolve(notes.base.name, console)
+        if notes.base.surgery:
+            from tunesmith.models.altered import altered, make_operation  # it reads models, too
+
+            operations = [make_operation(given) for given in notes.base.surgery]
+            base = altered(base, operations, console or Console(quiet=True))
     if base.fingerprint != notes.base.fingerprint:
         raise ModelError(
             f"The adapter was trained on other weights of {notes.base.name} than those here: "

@@ -41,6 +41,7 @@ class Model:
         anatomy: what is where in it.
         source: the files that it came from, and their fingerprint.
         peft: the PEFT wrapper, once a technique has added adapters.
+        surgery: what was changed of it before it learns, a sentence for each operation.
         virtual: what the body reads before each text, where a technique has put something there.
         parameters: how many there were when it was loaded, the task's head among them: those that
             a technique adds (adapters) are not counted.
@@ -52,6 +53,7 @@ class Model:
     source: Resolved
     peft: Any = None
     virtual: Virtual | None = None
+    surgery: tuple[str, ...] = ()
     parameters: int = field(init=False)
 
     def __post_init__(self) -> None:

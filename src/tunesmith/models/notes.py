@@ -6,7 +6,7 @@ Other readers need none of it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,6 +25,9 @@ class Base(BaseModel):
     fingerprint: str = Field(description="SHA-256 of its weights")
     revision: str | None = Field(default=None, description="commit on the hub, package version")
     path: str | None = Field(default=None, description="its folder, where it was trained")
+    surgery: list[dict[str, Any]] = Field(
+        default=[], description="operations that made it of the model of that name"
+    )
 
 
 class Notes(BaseModel):

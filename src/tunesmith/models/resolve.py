@@ -19,7 +19,7 @@ from tunesmith.errors import ModelError
 from tunesmith.models import catalogue, fetch
 from tunesmith.models.fingerprint import fingerprint, weight_files
 
-Origin = Literal["folder", "gguf", "hub-cache", "pulled", "hub"]
+Origin = Literal["folder", "gguf", "hub-cache", "pulled", "hub", "altered"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tunesmith.errors import RunError
+from tunesmith.models.altered import surgery_of
 from tunesmith.models.atomic import written_aside
 from tunesmith.models.heads import HEADS, FeatureModel, own_outputs
 from tunesmith.models.model import Model
@@ -200,7 +201,11 @@ def _save_beside(model: Model, folder: Path, saved_as: SavedAs) -> None:
         head=model.head,
         labels=[labels[index] for index in sorted(labels)],
         base=Base(
-            name=source.name, fingerprint=source.fingerprint, revision=source.revision, path=path
+            name=source.name,
+            fingerprint=source.fingerprint,
+            revision=source.revision,
+            path=path,
+            surgery=surgery_of(source.path).get("operations", []),
         ),
     )
     write_notes(folder, notes)

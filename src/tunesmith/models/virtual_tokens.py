@@ -25,7 +25,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 
 from tunesmith.errors import RecipeError
@@ -90,6 +89,8 @@ def _reader(model: Model) -> Any:
 @contextmanager
 def _switched_off(model: Model) -> Iterator[None]:
     """What PEFT's wrappers do for adapters in layers, and leave out for classifiers here."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
     copies = [m for m in model.module.modules() if isinstance(m, AuxiliaryTrainingWrapper)]
     model.peft._adapters_disabled = True
     for copy in copies:
@@ -106,7 +107,7 @@ def _reading(model: Model, virtual: Virtual, stock: Callable[..., Any]) -> Calla
     """Return a `forward` that reads the virtual tokens before what it is given."""
     names = list(inspect.signature(stock).parameters)
     attends = model.module.config._attn_implementation  # type: ignore[union-attr]
-    reads_first = model.anatomy.kind == "encoder"
+    reads_first = model.anatomy.kind == "encoder" and model.head == "classification"
 
     @functools.wraps(stock)
     def forward(*args: Any, **given: Any) -> Any:

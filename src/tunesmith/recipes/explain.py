@@ -159,6 +159,9 @@ def options_at(path: Path, document: Document) -> dict[str, str]:
 
 
 def _keys(model: type[BaseModel] | None, path: Path, value: Any) -> dict[str, str]:
+    if path and isinstance(path[0], int):  # an item of a list has the list's own annotation
+        listed = isinstance(value, list) and path[0] < len(value)
+        return _keys(model, path[1:], value[path[0]] if listed else None)
     own: dict[str, str] = {}
     if model is not None and issubclass(model, Choice):
         own = {"name": f"which {model.registry.kind}"}
@@ -172,8 +175,6 @@ def _keys(model: type[BaseModel] | None, path: Path, value: Any) -> dict[str, st
         inside = value[key]
     except (KeyError, IndexError, TypeError):
         inside = None
-    if isinstance(key, int):  # an item of a list is described by the list's own annotation
-        return _keys(model, rest, inside)
     field = model.model_fields.get(key)
     return _keys(_model_in(field.annotation) if field else None, rest, inside)
 

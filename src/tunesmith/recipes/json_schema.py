@@ -1,4 +1,4 @@
-"""The recipe's JSON schema, with the options of every task, technique and objective.
+"""The recipe's JSON schema, with the options of every task, technique, objective and operation.
 
     registry, option models ──recipe_schema──> JSON schema (draft 2020-12)
 
@@ -13,12 +13,18 @@ from tunesmith.recipes.schema import (
     DEFAULT_TECHNIQUE,
     Choice,
     ObjectiveChoice,
+    OperationChoice,
     Recipe,
     TaskChoice,
     TechniqueChoice,
 )
 
-_CHOICES: tuple[type[Choice], ...] = (TaskChoice, TechniqueChoice, ObjectiveChoice)
+_CHOICES: tuple[type[Choice], ...] = (
+    TaskChoice,
+    TechniqueChoice,
+    ObjectiveChoice,
+    OperationChoice,
+)
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -27,7 +27,7 @@ from pydantic_core import PydanticCustomError, to_json
 
 from tunesmith.errors import suggest
 from tunesmith.recipes.document import RecipeDumper
-from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES, Registry
+from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES, Registry
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -105,6 +105,12 @@ class ObjectiveChoice(Choice):
     """Which number goes down."""
 
     registry = OBJECTIVES
+
+
+class OperationChoice(Choice):
+    """A change of the model before it learns."""
+
+    registry = OPERATIONS
 
 
 def _empty_section(value: Any) -> Any:
@@ -388,6 +394,11 @@ class Recipe(BaseModel):
         "(`tunesmith models`) or a hub id",
     )
     task: TaskChoice = Field(description="what is learnt: a task's name, or its name and options")
+    surgery: list[OperationChoice] = Field(
+        default=[],
+        description="changes of the model before it learns, in this order; the model itself stays "
+        "as it is",
+    )
     data: DataOptions = Field(description="the records")
     technique: TechniqueChoice = Field(
         default_factory=lambda: TechniqueChoice.model_validate(DEFAULT_TECHNIQUE),

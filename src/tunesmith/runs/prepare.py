@@ -26,15 +26,17 @@ from tunesmith.engine.engine import Engine
 from tunesmith.engine.optimizer import AdamWOptions
 from tunesmith.engine.precision import choose_dtype
 from tunesmith.errors import DataError, RecipeError, UnlearnableError, suggest
+from tunesmith.models.altered import altered, settle, surgery_of
 from tunesmith.models.kinds import check_fit
 from tunesmith.models.load import load_model, read_config
 from tunesmith.models.model import Model
 from tunesmith.models.resolve import Resolved, resolve
 from tunesmith.models.seeded import seeded
+from tunesmith.models.surgery.base import Operation
 from tunesmith.objectives.base import Objective
 from tunesmith.quality.targets import cut_sentence, find_targets
 from tunesmith.recipes.schema import Recipe, TrainingOptions
-from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES
+from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES
 from tunesmith.runs.memory_budget import fit_memory
 from tunesmith.runs.study import study_records
 from tunesmith.tasks.base import Task, owners
@@ -128,6 +130,11 @@ def make_technique(recipe: Recipe) -> Technique:
     """Return the recipe's technique."""
     technique: Technique = TECHNIQUES.get(recipe.technique.name)(recipe.technique.options)
     return technique
+
+
+def make_operations(recipe: Recipe) -> list[Operation]:
+    """Return the recipe's operations, in their order."""
+    return [OPERATIONS.get(each.name)(each.options) for each in recipe.surgery]
 
 
 def make_objective(recipe: Recipe, task: Task) -> Objective:
@@ -243,6 +250,10 @@ def prepare(
         ],
     )
     prepared.warnings.extend(_left_out(prepared.dropped))
+    if not surgery_of(engine.model.source.path).get("keeps_answers", True):
+        prepared.warnings.append(
+            "What is measured before training is the altered model, not the one that is published."
+        )
     prepared.memory, unfit = fit_memory(recipe.training, engine, prepared.plan())
     prepared.warnings.extend(unfit)
     return prepared
@@ -267,11 +278,14 @@ def build_engine(
     training = recipe.training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(training.precision, device)
-    source = resolve(recipe.model, console=console)
+    operations = make_operations(recipe)
+    source = altered(resolve(recipe.model, console=console), operations, console)
     refuse(technique, task, source)
     head = technique.head(task.head)
     model = load_model(source, head=head, labels=task.labels, dtype=dtype, seed=training.seed)
     model.module.to(device)
+    model.surgery = tuple(surgery_of(source.path).get("changes", ()))
+    settle(model, operations, "loaded")
     if technique.records_to_study:
         task.bind(model)
         study_records(
@@ -284,6 +298,7 @@ def build_engine(
         )
     with seeded(training.seed):
         technique.prepare(model)
+    settle(model, operations, "marked")
     task.bind(model)  # what learns may take room of the context
     return Engine(
         model,

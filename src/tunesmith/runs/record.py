@@ -33,6 +33,7 @@ def write_record(folder: RunFolder, prepared: Prepared, frozen: Frozen | None) -
             "inputs": fingerprints(prepared),
             "task": prepared.task.state(),
             "technique": prepared.technique.state(),
+            "surgery": list(prepared.model.surgery),
             "kernels": prepared.engine.kernels,
             "packed": prepared.engine.packed,
             "generation": prepared.engine.generation() if generates(prepared) else None,

@@ -40,6 +40,7 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
             "task": prepared.task.name,
             "technique": prepared.technique.name,
             "technique_facts": prepared.technique.facts(),
+            "surgery": list(prepared.model.surgery),
             "data": describe_data(prepared),
             "steps": progress.step,
             "tokens": progress.tokens,

@@ -162,6 +162,8 @@ def _introduce(prepared: Prepared, console: Console) -> None:
         f" base's {base:,}), computing in {str(engine.dtype).removeprefix('torch.')},"
         f" {'packed' if engine.packed else 'padded'}."
     )
+    for sentence in prepared.model.surgery:
+        console.note(sentence)
     for heading, said in prepared.technique.facts().items():
         console.note(f"{heading}: {said}.")
     twice = engine.checkpoints.chosen.layers

@@ -190,3 +190,25 @@ def _window(part: nn.Module, config: Any, index: int) -> int | None:
     if kinds is not None and index < len(kinds) and "sliding" not in kinds[index]:
         return None
     return window if isinstance(window, int) else None
+
+
+def writing_maps(module: nn.Module, layer: Layer) -> list[str]:
+    """Return the linear maps by which a layer writes: the last of attention and feed-forward.
+
+    What they give is added to what goes past the layer.
+    """
+    names: list[str] = []
+    for attention in layer.attentions:
+        inner = [name for name in layer.linears if name.startswith(f"{attention}.")]
+        fused = _fused({name.rsplit(".", 1)[-1]: module.get_submodule(name) for name in inner})
+        names += [
+            name
+            for name in inner
+            if not name.rsplit(".", 1)[-1].startswith(("q", "k", "v"))
+            and module.get_submodule(name) is not fused
+        ]
+    forward = [(name, map_sizes(module.get_submodule(name))) for name in layer.feed_forward]
+    if forward:
+        width = forward[0][1][0]
+        names += [name for name, (taken, given) in forward[1:] if given == width != taken]
+    return names

@@ -35,7 +35,7 @@ def blueprint(folder: Path, name: str) -> nn.Module:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             stated = getattr(config, "dtype", None)
             dtype = getattr(torch, stated) if isinstance(stated, str) else stated
-            module: Any = _class_of(config)(config, dtype=dtype or torch.float32)
+            module: Any = builder_of(config)(config, dtype=dtype or torch.float32)
     except Exception as error:  # readers of odd configurations raise whatever they like
         raise ModelError(
             f"The configuration of {name} describes no model that transformers has: "
@@ -57,7 +57,8 @@ def architecture_class(config: Any) -> Any:
     return AutoModel
 
 
-def _class_of(config: Any) -> Any:
+def builder_of(config: Any) -> Any:
+    """Return what makes a module of a configuration: `builder(config, dtype=…)`."""
     found = architecture_class(config)
     return found.from_config if found is AutoModel else found._from_config
 
