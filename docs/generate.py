@@ -12,7 +12,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.records import Conversation, Document, LabelledText, QuestionedText, TaggedText
+from tunesmith.data.records import (
+    Conversation,
+    Document,
+    LabelledText,
+    QuestionedText,
+    RelatedTexts,
+    TaggedText,
+)
 from tunesmith.registry import TASKS, TECHNIQUES
 
 README = Path(__file__).parents[1] / "README.md"
@@ -22,6 +29,7 @@ RECORDS = {
     Document: "plain text, a folder of texts",
     LabelledText: "text with a label",
     QuestionedText: "SQuAD 1.1 and 2.0",
+    RelatedTexts: "pairs, triplets, scored pairs",
     TaggedText: "CoNLL files, words with tags, text with spans",
 }
 

@@ -150,6 +150,7 @@ def tiny_module(
         "classification": AutoModelForSequenceClassification,
         "tagging": AutoModelForTokenClassification,
         "extraction": AutoModelForQuestionAnswering,
+        "embedding": AutoModel,
         "features": AutoModel,
     }
     with seeded(seed):
@@ -177,7 +178,10 @@ def tiny_model(
     module = tiny_module(family, head, labels, seed, **options).to(dtype)
     tokenizer = tiny_tokenizer(family in ENCODERS)
     source = Resolved(f"tiny-{family}", Path("/nowhere"), "folder", "0" * 64)
-    return Model(module, tokenizer, study(module), source)
+    model = Model(module, tokenizer, study(module), source)
+    if head == "embedding":
+        model.pooling = "mean" if family in ENCODERS else "last"
+    return model
 
 
 def tiny_llama(**options: Any) -> Model:

@@ -27,6 +27,10 @@ ASKED = [
      "answers": {"text": [b], "answer_start": [f"The {a} met the {b}.".index(b)]}}
     for a in WORDS[:5] for b in WORDS[5:]
 ]  # fmt: skip
+RELATED = [
+    {"anchor": f"Where is the {a}?", "positive": f"The {a} is near the {b}."}
+    for a in WORDS[:5] for b in WORDS[5:]
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -270,6 +270,19 @@ RECORDS = {
                                 "answers": {"text": ["Ada"], "answer_start": [0]}}
                                for i in range(9)])},
     ),
+    "pairs with and without negatives": Bad(
+        "data.train", "Training records have 0 to 1 negatives", "the same number of negatives",
+        {"task": "embedding"},
+        {"train.jsonl": lines([{"anchor": f"a {i}", "positive": f"b {i}",
+                                "negatives": ["c"] * (i % 2)} for i in range(9)])},
+        model="bert",
+    ),
+    "a step larger than a pass": Bad(
+        "training.tokens_per_batch", "'in_batch_negatives' compares all records of a step, but",
+        "Raise it to", {"task": "embedding", "training": "{max_steps: 2, tokens_per_batch: 20}"},
+        {"train.jsonl": lines([{"anchor": f"a {i}", "positive": f"b {i}"} for i in range(9)])},
+        model="bert",
+    ),
     "nothing tagged": Bad(
         "data.train", "No training record has an entity", "something is tagged",
         OF_TAGS, {"train.conll": "Ada O\n\nwrote O\n\na O\n\nb O\n\nbook O\n"}, model="bert",

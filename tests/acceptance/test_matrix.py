@@ -20,7 +20,17 @@ import torch
 from pyarrow import parquet
 from safetensors.torch import load_file
 from seqeval.metrics.sequence_labeling import get_entities
-from tests.acceptance.jobs import ANSWERS, ASKED, CLASSES, TAGGED, TEXTS, WORDS, lines, recipe
+from tests.acceptance.jobs import (
+    ANSWERS,
+    ASKED,
+    CLASSES,
+    RELATED,
+    TAGGED,
+    TEXTS,
+    WORDS,
+    lines,
+    recipe,
+)
 from torch import Tensor
 
 from tunesmith.cli.contracts import (
@@ -41,6 +51,7 @@ ROWS = {
     "classification": CLASSES,
     "tagging": TAGGED,
     "extraction": ASKED,
+    "embedding": RELATED,
 }
 TASK = {
     "instruct": "{name: instruct, max_new_tokens: 4}",
@@ -69,7 +80,7 @@ REFUSED = (
     }
     | {
         ("repurpose", task, family): "'repurpose' does not suit the task"
-        for task, family in itertools.product(("tagging", "extraction"), FAMILIES)
+        for task, family in itertools.product(("tagging", "extraction", "embedding"), FAMILIES)
     }
     | {
         (technique, "extraction", "llama"): "calls the body by another name"
@@ -163,9 +174,10 @@ def test_it_trains_changes_what_it_should_and_others_read_it(
 
     model, tokenizer = read(cell)
     [tested, *_] = parquet.read_table(cell.run / "evaluation/predictions.parquet").to_pylist()
-    theirs = log_likelihood(cell, model, tokenizer, tested)
-    assert theirs == pytest.approx(tested["after_log_likelihood"], abs=2e-4)
-    assert tested["after_log_likelihood"] != tested["before_log_likelihood"]
+    if task != "embedding":
+        theirs = log_likelihood(cell, model, tokenizer, tested)
+        assert theirs == pytest.approx(tested["after_log_likelihood"], abs=2e-4)
+        assert tested["after_log_likelihood"] != tested["before_log_likelihood"]
 
     asked = f"{WHOM}\n{QUESTION}" if task == "extraction" else QUESTION
     said = command("predict", "cell", asked, "--json")
@@ -173,6 +185,9 @@ def test_it_trains_changes_what_it_should_and_others_read_it(
     if task == "classification":
         shares = logits(cell, model, tokenizer, QUESTION).softmax(-1).tolist()
         assert list(prediction.probabilities.values()) == pytest.approx(shares, abs=1e-4)
+    elif task == "embedding":
+        vector = model.encode(QUESTION, normalize_embeddings=True)
+        assert prediction.vector == pytest.approx(vector.tolist(), abs=1e-5)
     elif task == "extraction":
         start, end = pointed(cell, model, tokenizer, WHOM, QUESTION)
         [span] = prediction.spans
@@ -207,7 +222,8 @@ def changed(cell: Finished) -> set[str]:
 def all_change(cell: Finished) -> bool:
     before, after = weights(cell)
     lost = set(before) - set(after)  # a head takes the place of vocabulary layer or pooler
-    return changed(cell) == set(after) and all(
+    learnt = {n for n in after if cell.task != "embedding" or not n.startswith("pooler.")}
+    return changed(cell) == learnt and all(
         name.startswith(("lm_head.", "pooler.")) for name in lost
     )
 
@@ -251,7 +267,7 @@ def read(cell: Finished) -> tuple[Any, Any]:
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(cell.model)
-    if cell.technique == "repurpose":
+    if cell.technique == "repurpose" or cell.task == "embedding":
         from sentence_transformers import SentenceTransformer
 
         return SentenceTransformer(str(cell.model), device="cpu"), tokenizer

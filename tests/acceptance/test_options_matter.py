@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.acceptance.jobs import ANSWERS, ASKED, CLASSES, TAGGED, TEXTS, lines
+from tests.acceptance.jobs import ANSWERS, ASKED, CLASSES, RELATED, TAGGED, TEXTS, lines
 
 from tunesmith import api
 from tunesmith.console import Console
@@ -37,6 +37,9 @@ FILES = {
     "silent.jsonl": [*ANSWERS, {"prompt": "Say nothing", "completion": ""}],
     "class.jsonl": CLASSES,
     "tagged.jsonl": TAGGED,
+    "related.jsonl": RELATED,
+    "scored.jsonl": [{"sentence1": row["anchor"], "sentence2": row["positive"], "score": i % 5}
+                     for i, row in enumerate(RELATED)],
     "asked.jsonl": [*ASKED, ASKED[0] | {"answers": {"text": [], "answer_start": []}}],
     "uneven.jsonl": [{**row, "text": f"{row['text']} {i}"}
                      for i, row in enumerate([*MANY_GOOD, *FIVE_BAD])],
@@ -74,6 +77,8 @@ CLASS = INSTRUCT | {
     "technique": "full",
 }
 ASK = CLASS | {"task": {"name": "extraction"}, "data": {"train": "asked.jsonl"}}
+EMBED = CLASS | {"task": {"name": "embedding"}, "data": {"train": "related.jsonl"}}
+ORDER = EMBED | {"data": {"train": "scored.jsonl"}, "objective": {"name": "score_order"}}
 TAG = CLASS | {"task": {"name": "tagging"}, "data": {"train": "tagged.jsonl"}}
 REPURPOSE = CLASS | {"technique": {"name": "repurpose"}}
 WILD = FULL | {  # too high a rate: the first validation is the best
@@ -301,6 +306,10 @@ TABLE: dict[str, Row] = {
     "task classification.truncation": Row("end", "start", checked, CLASS, {"task.max_length": 10},
                                           part="cut"),
     "task classification.labels": Row(None, ["good", "bad"], record, CLASS, part="task"),
+    "task embedding.max_length": Row(None, 8, checked, EMBED, part="cut"),
+    "objective in_batch_negatives.scale": Row(
+        20.0, 5.0, result, EMBED | {"objective": {"name": "in_batch_negatives"}}),
+    "objective score_order.scale": Row(20.0, 5.0, result, ORDER),
     "task extraction.max_length": Row(None, 24, checked, ASK, {"task.stride": 2}, part="train"),
     "task extraction.stride": Row(2, 8, checked, ASK, {"task.max_length": 24}, part="train"),
     "task extraction.max_answer_length": Row(1, 9, replies, ASK, {"task.no_answer_threshold": 1e6}),

@@ -89,7 +89,7 @@ class FakeRun:
     def predict(self, inputs: Any, *, who: str = "tuned") -> list[Any]:
         self.heard = list(inputs)
         return [
-            SimpleNamespace(text=f"answer to {given}", probabilities={}, spans=())
+            SimpleNamespace(text=f"answer to {given}", probabilities={}, spans=(), vector=())
             for given in self.heard
         ]
 

@@ -82,7 +82,9 @@ def test_predict_answers_each_text(api, command) -> None:
 def test_predict_shows_a_class_with_its_probability(api, command, monkeypatch) -> None:
     from types import SimpleNamespace
 
-    answer = SimpleNamespace(text="good", probabilities={"good": 0.75, "bad": 0.25}, spans=())
+    answer = SimpleNamespace(
+        text="good", probabilities={"good": 0.75, "bad": 0.25}, spans=(), vector=()
+    )
     monkeypatch.setattr(api.run, "predict", lambda inputs: [answer])
     assert "good\t0.750\tnice" in command("predict", "demo-1", "nice").out
 

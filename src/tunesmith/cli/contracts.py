@@ -121,6 +121,7 @@ class PredictionDetails(BaseModel):
         default=[],
         description="what was found in the input; of a list of words: in these with spaces between",
     )
+    vector: list[float] = Field(default=[], description="of the input, where the task makes one")
 
 
 class PredictDocument(Document):

@@ -21,6 +21,7 @@ _MODELS = {
     "classification": "minilm-l6",
     "tagging": "minilm-l6",
     "extraction": "minilm-l6",
+    "embedding": "minilm-l6",
 }
 
 
@@ -31,7 +32,7 @@ def init(
     task: Annotated[
         str,
         typer.Option(
-            help="instruct, language_modeling, classification, tagging or extraction.",
+            help="instruct, language_modeling, classification, tagging, extraction or embedding.",
             metavar="TASK",
         ),
     ] = "instruct",

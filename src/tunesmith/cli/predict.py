@@ -37,7 +37,7 @@ def predict(
     runs_dir: RunsDir = "runs",
     as_json: Json = False,
 ) -> None:
-    """Answer texts with a run's model: a completion, a class, or what is named in them.
+    """Answer texts with a run's model: a completion, a class, what is named in them, a vector.
 
     A line of a .jsonl file is a text, a list (of chat messages, or of words), an object with
     question and context, or one with one of the fields messages, text, tokens, prompt or input. A
@@ -68,6 +68,7 @@ def predict(
                         text=answer.text,
                         probabilities=answer.probabilities,
                         spans=[SpanDetails(**asdict(span)) for span in answer.spans],
+                        vector=list(answer.vector),
                     )
                     for given, answer in zip(inputs, predictions, strict=True)
                 ],

@@ -127,6 +127,18 @@ class Batch:
         return self.streams["text"]
 
     @property
+    def whole(self) -> Stream:
+        """All documents of all streams, stream after stream; the text, where it is the only one."""
+        streams = list(self.streams.values())
+        if len(streams) == 1:
+            return streams[0]
+        lengths = torch.cat([torch.diff(stream.cu_seqlens) for stream in streams])
+        cu_seqlens = lengths.new_zeros(len(lengths) + 1)
+        cu_seqlens[1:] = torch.cumsum(lengths, 0)
+        ids_T = torch.cat([stream.ids_T for stream in streams])
+        return Stream(ids_T, torch.cat([stream.positions_T for stream in streams]), cu_seqlens)
+
+    @property
     def tokens(self) -> int:
         """Tokens over all streams."""
         return sum(stream.ids_T.numel() for stream in self.streams.values())

@@ -9,6 +9,8 @@
     tokens_tags         tokens, tags          (BIO, IOBES, BILOU)        ─> TaggedText
     tokens_iob1         the same in IOB1: by name only                   ─> TaggedText
     text_entities       text, entities                                   ─> TaggedText
+    anchor_positive     anchor, positive [, negative, negatives]         ─> RelatedTexts
+    scored_pair         sentence1, sentence2, score                      ─> RelatedTexts
     squad               context, question, answers [, is_impossible]     ─> QuestionedText
 
 A format is never guessed: it is the one whose fields all rows have, it is named in the output, and
@@ -34,8 +36,10 @@ from tunesmith.data.records import (
     LabelledText,
     Message,
     QuestionedText,
+    RelatedTexts,
     TaggedText,
 )
+from tunesmith.data.related import read_related_row, read_scored_row
 from tunesmith.data.tagged import read_iob1_row, read_spans_row, read_tags_row
 from tunesmith.data.turns import (
     NothingToLearnError,
@@ -191,6 +195,14 @@ FORMATS: dict[str, Format] = {
             QuestionedText, read_question_row,
             '{"context": "Ada wrote.", "question": "Who wrote?", '
             '"answers": {"text": ["Ada"], "answer_start": [0]}}',
+        ),
+        Format(
+            "anchor_positive", ("anchor", "positive"), ("negative", "negatives"), RelatedTexts,
+            read_related_row, '{"anchor": "How do I pay?", "positive": "Ways to pay"}',
+        ),
+        Format(
+            "scored_pair", ("sentence1", "sentence2", "score"), (), RelatedTexts, read_scored_row,
+            '{"sentence1": "A cat sits.", "sentence2": "A cat is sitting.", "score": 4.8}',
         ),
     )
 }  # fmt: skip

@@ -112,7 +112,18 @@ class QuestionedText(BaseModel):
     )
 
 
-Record = Conversation | Document | LabelledText | TaggedText | QuestionedText
+class RelatedTexts(BaseModel):
+    """Two texts that belong together, or that are similar to a degree."""
+
+    text: str = Field(min_length=1, description="a text: the query, where the two differ in kind")
+    other: str = Field(min_length=1, description="the text that is right for it, or compared")
+    wrong: list[str] = Field(default=[], description="texts that are not right for it")
+    score: float | None = Field(
+        default=None, description="how similar the two are, where that is a matter of degree"
+    )
+
+
+Record = Conversation | Document | LabelledText | TaggedText | QuestionedText | RelatedTexts
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,8 @@ def text_of(record: BaseModel) -> str:
     """
     if isinstance(record, QuestionedText):
         return f"{record.question}\n\n{record.text}"
+    if isinstance(record, RelatedTexts):
+        return f"{record.text}\n\n{record.other}"
     if isinstance(record, Conversation):
         return "\n\n".join(_turn_text(message) for message in record.messages)
     return str(getattr(record, "text", ""))
@@ -140,10 +153,9 @@ def content_key(record: BaseModel) -> str:
 
     The text (of a conversation: with who says it) without regard to case and white space.
     """
-    if isinstance(record, QuestionedText):
-        return "\0".join(
-            " ".join(part.casefold().split()) for part in (record.question, record.text)
-        )
+    if isinstance(record, QuestionedText | RelatedTexts):
+        with_it = record.question if isinstance(record, QuestionedText) else record.other
+        return "\0".join(" ".join(part.casefold().split()) for part in (with_it, record.text))
     if isinstance(record, Conversation):
         turns = [f"{message.role}\0{_turn_text(message)}" for message in record.messages]
         return "\0".join(" ".join(turn.casefold().split()) for turn in turns)

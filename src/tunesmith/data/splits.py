@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from tunesmith.data.dataset import Dataset, load_dataset
-from tunesmith.data.records import Dropped, LabelledText, QuestionedText, content_key
+from tunesmith.data.records import Dropped, LabelledText, QuestionedText, RelatedTexts, content_key
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _units(dataset: Dataset) -> list[list[int]]:
     seen: dict[Hashable, int] = {}
     for i, record in enumerate(dataset.records):
         ties: list[Hashable] = [("text", content_key(record))]
-        if isinstance(record, QuestionedText):  # all questions on one text
+        if isinstance(record, QuestionedText | RelatedTexts):  # all questions on one text
             ties.append(("passage", record.text))
         if dataset.groups is not None:
             ties.append(("group", dataset.groups[i]))

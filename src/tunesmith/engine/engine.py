@@ -38,7 +38,7 @@ from tunesmith.kernels.allocator import reuse_memory
 from tunesmith.kernels.token_loss import LogitShape
 from tunesmith.models.heads import document_rows
 from tunesmith.models.model import Model
-from tunesmith.objectives.base import Objective, TokenLogProbs
+from tunesmith.objectives.base import Objective, TokenLogProbs, Vectors
 from tunesmith.techniques.base import ParameterGroup
 
 R = TypeVar("R")
@@ -137,14 +137,14 @@ class Engine:
 
     def held(self, batch: Batch) -> Held:
         """Return what the backward pass would hold of this batch's way through the body."""
-        text = batch.to(self.device).text
+        text = batch.to(self.device).whole
         with self._mode(training=True), computing(self.dtype, self.device):
             return self.checkpoints.measure(lambda: self._hidden(text))
 
     def computed_rows(self, batch: Batch) -> int:
         """Return how many rows of the body a training pass over this batch computes."""
         share = not self._drops
-        return computed_rows(batch.text, self.layout, packed=self.packed, share=share)
+        return computed_rows(batch.whole, self.layout, packed=self.packed, share=share)
 
     def generate(
         self,
@@ -235,6 +235,10 @@ class Engine:
                 rows_BD = self.kept.find(batch.text)
                 if rows_BD is not None:
                     return read_documents(self.model, rows_BD, readout)
+            if readout is Vectors:
+                whole = batch.whole
+                rows_ND = document_rows(self.model, self._hidden(whole), whole.cu_seqlens)
+                return Vectors(rows_ND.view(len(batch.streams), len(batch), -1))
             hidden_TD = self._hidden(batch.text)
             weights = token_weights if readout is TokenLogProbs else None
             return read(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
 Pooling = Literal["mean", "cls", "last"]
-HeadName = Literal["causal_lm", "classification", "tagging", "extraction", "features"]
+HeadName = Literal["causal_lm", "classification", "tagging", "extraction", "embedding", "features"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ HEADS: dict[HeadName, Head] = {
     "classification": Head("ForSequenceClassification", "SEQ_CLS"),
     "tagging": Head("ForTokenClassification", "TOKEN_CLS", of_tokens=True),
     "extraction": Head("ForQuestionAnswering", "QUESTION_ANS", of_tokens=True),
+    "embedding": Head("", "FEATURE_EXTRACTION"),
     "features": Head("", "FEATURE_EXTRACTION"),
 }
 
@@ -57,7 +58,20 @@ def head_of(module: nn.Module) -> HeadName:
         return "features"
     endings = {head.ending: name for name, head in HEADS.items() if head.ending}
     kind = type(module).__name__
+    if kind.endswith("Model") and not kind.endswith("LMHeadModel"):
+        return "embedding"  # a bare body
     return next((name for ending, name in endings.items() if kind.endswith(ending)), "causal_lm")
+
+
+def pooled(hidden_TD: Tensor, cu_seqlens: Tensor, pooling: Pooling) -> Tensor:
+    """Return one vector of each document: `features_BD`, float32 (or wider)."""
+    hidden_TD = hidden_TD.to(torch.promote_types(hidden_TD.dtype, torch.float32))
+    starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
+    if pooling == "cls":
+        return hidden_TD[starts]
+    if pooling == "last":
+        return hidden_TD[ends - 1]
+    return torch.segment_reduce(hidden_TD, "mean", lengths=ends - starts, axis=0)
 
 
 class FeatureHead(nn.Module):
@@ -78,13 +92,7 @@ class FeatureHead(nn.Module):
 
     def pool(self, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Return one vector of each document: `features_BD`, float32 (or wider)."""
-        hidden_TD = hidden_TD.to(torch.promote_types(hidden_TD.dtype, torch.float32))
-        starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
-        if self.pooling == "cls":
-            return hidden_TD[starts]
-        if self.pooling == "last":
-            return hidden_TD[ends - 1]
-        return torch.segment_reduce(hidden_TD, "mean", lengths=ends - starts, axis=0)
+        return pooled(hidden_TD, cu_seqlens, self.pooling)
 
     def forward(self, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Return `outputs_BC`."""
@@ -147,6 +155,8 @@ def document_rows(model: Model, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor
     """Return what the model's head reads of each document, `rows_BD`; see `pool_documents`."""
     if isinstance(model.module, FeatureModel):
         return model.module.head.pool(hidden_TD, cu_seqlens)
+    if model.pooling is not None:
+        return pooled(hidden_TD, cu_seqlens, model.pooling)
     if head_pooling(model) == "last":
         return hidden_TD[cu_seqlens[1:].long() - 1]
     return hidden_TD[cu_seqlens[:-1].long()]

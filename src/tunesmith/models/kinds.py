@@ -44,6 +44,7 @@ _SUITS = {
     "classification": (DECODER, ENCODER),
     "tagging": (DECODER, ENCODER),
     "extraction": (DECODER, ENCODER),
+    "embedding": (DECODER, ENCODER),
     "features": (DECODER, ENCODER),
 }
 
@@ -52,6 +53,7 @@ _NEEDS = {
     "classification": "This task reads a text and names its class, which needs a text model",
     "tagging": "This task reads a text and says what each word is, which needs a text model",
     "extraction": "This task points at a part of a text, which needs a text model",
+    "embedding": "This task turns texts into vectors, which needs a text model",
     "features": "This technique turns texts into vectors, which needs a text model",
 }
 
@@ -61,6 +63,7 @@ _BETTER = {
     "smollm2-135m-instruct.",
     "tagging": "Choose an encoder such as minilm-l6, or a decoder such as smollm2-135m-instruct.",
     "extraction": "Choose an encoder such as minilm-l6.",
+    "embedding": "Choose an encoder such as minilm-l6.",
     "features": "Choose an encoder such as minilm-l6.",
 }
 

@@ -46,6 +46,7 @@ _CLASSES: dict[str, Any] = {
     "classification": AutoModelForSequenceClassification,
     "tagging": AutoModelForTokenClassification,
     "extraction": AutoModelForQuestionAnswering,
+    "embedding": AutoModel,
     "features": AutoModel,
 }
 
@@ -62,8 +63,8 @@ def load_model(
 
     Args:
         head: `causal_lm`, `classification` (one logit a label), `tagging` (likewise, of each
-            token), `extraction` (two of each token), or `features` (one vector of a document, and
-            a linear map of it to the labels that starts at zero).
+            token), `extraction` (two of each token), `embedding` (one vector of a document), or
+            `features` (likewise, and a linear map of it to the labels that starts at zero).
         labels: names of the classes, in order of their index; at least two where there is one
             logit a label, none elsewhere.
         dtype: precision of the weights.
@@ -90,10 +91,12 @@ def load_model(
         module = FeatureModel(module, outputs)
         anatomy = study(module)
     model = Model(module.eval(), tokenizer, anatomy, source)
+    if head == "embedding":
+        model.pooling = _pooling(source, kind)
     soundness.check_vocabulary(model)
     if head != "causal_lm":
         _give_padding(model)
-    if head not in ("causal_lm", "features"):
+    if head not in ("causal_lm", "embedding", "features"):
         if not _keeps_head(config, head, labels):
             _draw_head(model, seed)
         soundness.check_head(model)

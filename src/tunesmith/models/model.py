@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.models.heads import HeadName, head_of
+from tunesmith.models.heads import HeadName, Pooling, head_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,6 +42,7 @@ class Model:
         source: the files that it came from, and their fingerprint.
         peft: the PEFT wrapper, once a technique has added adapters.
         surgery: what was changed of it before it learns, a sentence for each operation.
+        pooling: what of a text is its vector, where the model gives vectors.
         virtual: what the body reads before each text, where a technique has put something there.
         parameters: how many there were when it was loaded, the task's head among them: those that
             a technique adds (adapters) are not counted.
@@ -52,6 +53,7 @@ class Model:
     anatomy: Anatomy
     source: Resolved
     peft: Any = None
+    pooling: Pooling | None = None
     virtual: Virtual | None = None
     surgery: tuple[str, ...] = ()
     parameters: int = field(init=False)

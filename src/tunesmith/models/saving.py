@@ -3,6 +3,7 @@
     full weights       config.json, model.safetensors, tokenizer       transformers
     adapter            adapter_config.json, adapter_model.safetensors  PEFT
     features + linear  modules.json, 1_Pooling, 2_Dense                sentence-transformers
+    vectors            weights or adapter; modules.json, 1_Pooling     sentence-transformers
 
 Each folder also holds the tokenizer with the chat template that trained, the generation
 configuration with the stop tokens that trained, and `tunesmith.json`, which says what it was made
@@ -21,12 +22,12 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunesmith.errors import RunError
 from tunesmith.models.altered import surgery_of
 from tunesmith.models.atomic import written_aside
-from tunesmith.models.heads import HEADS, FeatureModel, own_outputs
+from tunesmith.models.heads import HEADS, FeatureModel, Pooling, own_outputs, pooled
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Base, Notes, write_notes
 from tunesmith.models.quiet import quiet
@@ -62,6 +63,8 @@ def save_full(model: Model, folder: Path) -> None:
         widest = _widest(weights.values())
         module.save_pretrained(aside, state_dict=_widened(weights, widest))
         _state_precision(aside / "config.json", widest)
+        if model.pooling is not None:
+            _write_layout(model, model.pooling, aside)
         _save_beside(model, aside, "full")
 
 
@@ -78,6 +81,8 @@ def save_adapter(model: Model, folder: Path) -> None:
         if hasattr(module, "generation_config"):
             module.generation_config.save_pretrained(aside)
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+        if model.pooling is not None:
+            _write_layout(model, model.pooling, aside)
         _save_beside(model, aside, "adapter")
 
 
@@ -95,7 +100,7 @@ def save_features(model: Model, folder: Path) -> None:
     body: Any = module.body
     with written_aside(folder) as aside, quiet(), _with_cache(body):
         body.save_pretrained(aside)
-        _write_layout(model, module, aside)
+        _write_layout(model, module.head.pooling, aside, module.head.linear)
         _save_beside(model, aside, "features")
 
 
@@ -155,12 +160,16 @@ def _logits(model: Model, ids_1T: Tensor) -> Tensor:
         cu_seqlens = torch.tensor([0, ids_1T.shape[1]], device=ids_1T.device)
         outputs_BC: Tensor = model.module.head(hidden_TD, cu_seqlens)
         return outputs_BC
+    if model.pooling is not None:
+        hidden_TD = model.module(input_ids=ids_1T)[0][0]
+        cu_seqlens = torch.tensor([0, ids_1T.shape[1]], device=ids_1T.device)
+        return pooled(hidden_TD, cu_seqlens, model.pooling)
     return own_outputs(model.module, input_ids=ids_1T)
 
 
 def _read_back(model: Model, folder: Path, ids_1T: Tensor) -> Tensor | None:
     reader: Any
-    if isinstance(model.module, FeatureModel):
+    if isinstance(model.module, FeatureModel) or model.pooling is not None:
         if find_spec("sentence_transformers") is None:
             return None
         from sentence_transformers import SentenceTransformer
@@ -192,7 +201,7 @@ def _reader_class(model: Model) -> Any:
 def _save_beside(model: Model, folder: Path, saved_as: SavedAs) -> None:
     model.tokenizer.save_pretrained(folder)
     module: Any = model.module
-    named = model.head not in ("causal_lm", "extraction")
+    named = model.head not in ("causal_lm", "extraction", "embedding")
     labels = module.config.id2label if named else {}
     source = model.source
     path = str(source.path) if saved_as == "adapter" else None
@@ -253,11 +262,15 @@ def _check_finite(model: Model) -> None:
             )
 
 
-def _write_layout(model: Model, module: FeatureModel, folder: Path) -> None:
+def _write_layout(
+    model: Model, pooling: Pooling, folder: Path, linear: nn.Linear | None = None
+) -> None:
     """The files that sentence-transformers adds, in the form that all its versions read."""
     size = model.anatomy.hidden_size
     length = min(model.anatomy.context_length, model.tokenizer.model_max_length)
-    parts = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense", "Dense"))
+    parts = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    if linear is not None:
+        parts.append(("2_Dense", "Dense"))
     _json(
         folder / "modules.json",
         [
@@ -266,13 +279,14 @@ def _write_layout(model: Model, module: FeatureModel, folder: Path) -> None:
         ],
     )
     _json(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
-    pooling = {"mean": "mean_tokens", "cls": "cls_token", "last": "lasttoken"}
+    modes = {"mean": "mean_tokens", "cls": "cls_token", "last": "lasttoken"}
     _json(
         folder / "1_Pooling" / "config.json",
         {"word_embedding_dimension": size}
-        | {f"pooling_mode_{mode}": key == module.head.pooling for key, mode in pooling.items()},
+        | {f"pooling_mode_{mode}": key == pooling for key, mode in modes.items()},
     )
-    linear = module.head.linear
+    if linear is None:
+        return
     _json(
         folder / "2_Dense" / "config.json",
         {

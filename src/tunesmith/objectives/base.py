@@ -48,6 +48,13 @@ class Pooled:
 
 
 @dataclass(frozen=True)
+class Vectors:
+    """One vector of each document of each of S streams, in the streams' order: `vectors_SBD`."""
+
+    vectors_SBD: Tensor
+
+
+@dataclass(frozen=True)
 class PerToken:
     """What the head says of each token: `outputs_TC`, float32 (logits for classes)."""
 
@@ -82,6 +89,8 @@ class Objective(ABC):
 
     name: ClassVar[str]
     readout: ClassVar[type[Any]]
+    whole_step: ClassVar[bool] = False
+    """It compares the records of a step with each other, so that a step is one micro-batch."""
 
     class Options(BaseModel):
         """No options."""

@@ -34,7 +34,7 @@ class Spans(Objective):
 
         if batch.labels is None:
             raise ValueError("this batch has no answers")
-        documents = readout.outputs_TC.split(batch.text.lengths)
+        documents = list(torch.split(readout.outputs_TC, batch.text.lengths))
         logits_BLC = pad_sequence(documents, batch_first=True, padding_value=-torch.inf)
         total = cross_entropy(logits_BLC, batch.labels, reduction="sum") / 2
         return {"nll": Term(total, float(len(batch)))}

@@ -177,6 +177,8 @@ class DataOptions(BaseModel):
         "tokens_iob1",
         "text_entities",
         "squad",
+        "anchor_positive",
+        "scored_pair",
     ] = Field(default="auto", description="record format; auto recognises it and says which")
     group: str | None = Field(
         default=None,

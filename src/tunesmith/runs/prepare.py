@@ -217,13 +217,13 @@ def prepare(
         RecipeError, DataError, ModelError: what is wrong, before anything was trained.
     """
     task, technique = make_task(recipe), make_technique(recipe)
-    objective = make_objective(recipe, task)
     splits = load_splits(recipe.data, task.Record, selects(recipe.training), recipe.training.seed)
     if state is not None:
         task.load_state(state)
     if chosen is not None:
         technique.load_state(chosen)
     task.study(splits.train.records)
+    objective = make_objective(recipe, task)
     check_decides(recipe, task, len(splits.test))
     engine = build_engine(recipe, task, technique, console, _drawn(recipe, task, splits.train))
     drop = recipe.data.unlearnable == "drop"
@@ -254,9 +254,29 @@ def prepare(
         prepared.warnings.append(
             "What is measured before training is the altered model, not the one that is published."
         )
+    _check_whole_steps(prepared)
     prepared.memory, unfit = fit_memory(recipe.training, engine, prepared.plan())
     prepared.warnings.extend(unfit)
     return prepared
+
+
+def _check_whole_steps(prepared: Prepared) -> None:
+    """Refuse steps of several micro-batches where the records of a step are compared.
+
+    Raises:
+        RecipeError: a step is larger than a micro-batch may be.
+    """
+    plan = prepared.plan()
+    if not prepared.objective.whole_step:
+        return
+    largest = max(plan.tokens_of(step) for step in range(len(plan)))
+    if any(plan.passes(step) > 1 for step in range(len(plan))):
+        raise RecipeError(
+            f"The objective {prepared.objective.name!r} compares all records of a step, but the"
+            f" largest step has {largest} tokens, more than one pass takes.",
+            where="training.tokens_per_batch",
+            fix=f"Raise it to {largest}, or lower training.batch_size.",
+        )
 
 
 def build_engine(

@@ -82,12 +82,14 @@ class Span:
 class Prediction:
     """What a model says to one input: a text or a class, with the probability of each class.
 
-    `spans` are the parts of the input that it points at, where the task is to find them.
+    `spans` are the parts of the input that it points at, where the task is to find them; `vector`
+    is that of the input, where the task is to make one.
     """
 
     text: str
     probabilities: dict[str, float] = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
+    vector: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,10 @@ class Task(ABC):
     """What the model is loaded with: a name of `models.heads.HEADS`."""
     kinds: ClassVar[frozenset[str]]
     """Kinds of model that can learn it: `decoder`, `encoder`."""
-    objective: ClassVar[str]
-    primary: ClassVar[str]
-    """The metric that decides, unless the recipe names another."""
+    objective: str
+    """What goes down, unless the recipe names another; may depend on what `study` found."""
+    primary: str
+    """The metric that decides, unless the recipe names another; likewise."""
 
     class Options(BaseModel):
         """No options."""

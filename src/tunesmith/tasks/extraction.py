@@ -318,6 +318,8 @@ class Extraction(Task):
         console: Console,
     ) -> list[list[Floats]]:
         """Return for each record the logits of each of its windows, `[L, 2]`."""
+        import torch
+
         from tunesmith.engine.batching import batches
         from tunesmith.objectives.base import PerToken
 
@@ -327,7 +329,7 @@ class Extraction(Task):
         with console.progress("measure", len(examples)) as bar:
             for batch in batches(examples, tokens_per_batch, packed=engine.packed):
                 outputs_TC = engine.forward(batch, PerToken).outputs_TC.cpu().double()
-                documents = outputs_TC.split(batch.text.lengths)
+                documents = torch.split(outputs_TC, batch.text.lengths)
                 for index, outputs_LC in zip(batch.indices, documents, strict=True):
                     places[index] = outputs_LC.numpy()
                 bar.advance(len(batch))

@@ -47,7 +47,10 @@ class Repurpose(Technique):
     def refuses(cls, head: str, kind: str) -> str | None:
         """Writing text takes more than a linear map of a frozen model."""
         if head != "classification":
-            does = "writes nothing" if head == "causal_lm" else "says nothing of a part of it"
+            does = {
+                "causal_lm": "writes nothing",
+                "embedding": "moves no vector",
+            }.get(head, "says nothing of a part of it")
             return (
                 f"it fits a linear map of one vector a text, which names classes but {does}; "
                 "choose lora, layers or full"

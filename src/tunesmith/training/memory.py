@@ -81,7 +81,7 @@ class MicroBatch:
     @classmethod
     def of(cls, batch: Batch, engine: Engine, alone: bool = True) -> MicroBatch:
         """Return the size of a batch, as this engine computes it."""
-        lengths = batch.text.lengths
+        lengths = batch.whole.lengths
         if not engine.packed:
             lengths = [max(lengths)] * len(lengths)
         weights = batch.text.weights_T
