@@ -15,6 +15,8 @@ a slot, P = S * L places.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -64,9 +66,7 @@ class Cache:
     ) -> KeptLayer:
         """Return the layer of this number; the first call makes it."""
         if number == len(self.layers):
-            places = self.slots * self.length
-            keys = k_TJK.new_zeros(places, *k_TJK.shape[1:])
-            values = v_TJK.new_zeros(places, *v_TJK.shape[1:])
+            keys, values = (_zeros(part, self.slots * self.length) for part in (k_TJK, v_TJK))
             self.layers.append(KeptLayer(keys, values, window, scale))
         return self.layers[number]
 
@@ -227,6 +227,18 @@ class Step:
                 seen_NL &= columns > last_N1 - window
             self._masks[window] = seen_NL[:, None, None]
         return self._masks[window]
+
+
+def _zeros(like_TJK: Tensor, places: int) -> Tensor:
+    """Room for so many places; what no text sees must be finite, since it is weighed with nought.
+
+    On a CPU the pages that no text has reached take no memory: a long text costs its own length.
+    """
+    shape = (places, *like_TJK.shape[1:])
+    if like_TJK.device.type != "cpu":
+        return like_TJK.new_zeros(shape)
+    untouched = mmap.mmap(-1, math.prod(shape) * like_TJK.element_size())
+    return torch.frombuffer(untouched, dtype=like_TJK.dtype).view(shape)
 
 
 def _places(cache: Cache, slot: int, first: int, last: int) -> list[int]:
