@@ -204,4 +204,5 @@ def _norm(holder: Any, name: str) -> Tensor | None:
 
 
 def _epsilon(norm: Any) -> float:
-    return float(getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", 0.0))
+    epsilon: Any = getattr(norm, "variance_epsilon", None)
+    return float(getattr(norm, "eps", 0.0) if epsilon is None else epsilon)
