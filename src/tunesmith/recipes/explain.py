@@ -170,7 +170,7 @@ def _keys(model: type[BaseModel] | None, path: Path, value: Any) -> dict[str, st
         return {**own, **_described(model)}
     if model is None:
         return {}
-    key, rest = path[0], path[1:]
+    key, rest = str(path[0]), path[1:]
     try:
         inside = value[key]
     except (KeyError, IndexError, TypeError):

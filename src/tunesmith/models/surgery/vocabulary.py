@@ -79,7 +79,8 @@ class Vocabulary(Operation):
         draft.restudy()
         added = len(tokenizer) - before
         rows = draft.anatomy.vocab_size
-        return f"Added {added} tokens: {len(tokenizer):,} in {rows:,} rows of the embedding."
+        words = f"{added} token" + "s" * (added != 1)
+        return f"Added {words}: {len(tokenizer):,} in {rows:,} rows of the embedding."
 
     def _check(self, tokenizer: Any, special: list[str]) -> None:
         words = [*self.options.add, *special]

@@ -18,7 +18,7 @@ from tunesmith.models.surgery.base import Operation
 from tunesmith.registry import OPERATIONS
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from tunesmith.models.anatomy import Layer
     from tunesmith.models.draft import Draft
@@ -73,7 +73,7 @@ class Width(Operation):
             )
         self._grows = self.options.size > old
         for layer in draft.anatomy.layers:
-            self._change(draft, layer, old)
+            self._change(draft, skeleton, layer, old)
         config = draft.text_config
         stated = [name for name in _FIELDS if hasattr(config, name)]
         field = next((name for name in stated if getattr(config, name) == old), None)
@@ -87,15 +87,18 @@ class Width(Operation):
         draft.restudy()
         return f"Feed-forward parts of {self.options.size:,} units, before {old:,}."
 
-    def _change(self, draft: Draft, layer: Layer, old: int) -> None:
+    def _change(self, draft: Draft, skeleton: nn.Module, layer: Layer, old: int) -> None:
         import torch
+        from transformers.pytorch_utils import Conv1D
 
-        shapes = {name: _oriented(draft, name) for name in layer.feed_forward}
+        names = layer.feed_forward
+        turned = {n for n in names if isinstance(skeleton.get_submodule(n), Conv1D)}
+        shapes = {name: _turned(draft.weights[f"{name}.weight"], name in turned) for name in names}
         reading = [name for name, weight in shapes.items() if weight.shape[0] in (old, 2 * old)]
         [writing] = [name for name, weight in shapes.items() if weight.shape[1] == old]
         strength = shapes[writing].float().norm(dim=0)
         for name in reading:
-            strength = strength * shapes[name].float().view(-1, old, shapes[name].shape[1]).norm(
+            strength = strength * shapes[name].float().reshape(-1, old, shapes[name].shape[1]).norm(
                 dim=(0, 2)
             )
         order = strength.argsort(descending=True)
@@ -107,28 +110,16 @@ class Width(Operation):
         for name in reading:
             inputs = shapes[name].shape[1]
             rows = shapes[name].reshape(-1, old, inputs)[:, units].reshape(-1, inputs)
-            _put(draft, name, rows)
+            draft.weights[f"{name}.weight"] = _turned(rows, name in turned).contiguous()
             bias = f"{name}.bias"
             if bias in draft.weights:
                 kept = draft.weights[bias].reshape(-1, old)[:, units]
                 draft.weights[bias] = kept.flatten().clone()
         columns = shapes[writing][:, units].clone()
         columns[:, old:] = 0
-        _put(draft, writing, columns)
+        draft.weights[f"{writing}.weight"] = _turned(columns, writing in turned).contiguous()
 
 
-def _oriented(draft: Draft, name: str) -> Tensor:
-    """The weight of a map as [outputs, inputs], also of GPT-2's transposed ones."""
-    weight = draft.weights[f"{name}.weight"]
-    return weight.T if _transposed(draft, name) else weight
-
-
-def _put(draft: Draft, name: str, weight: Tensor) -> None:
-    turned = weight.T if _transposed(draft, name) else weight
-    draft.weights[f"{name}.weight"] = turned.contiguous().clone()
-
-
-def _transposed(draft: Draft, name: str) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(draft.skeleton().get_submodule(name), Conv1D)
+def _turned(weight: Tensor, turned: bool) -> Tensor:
+    """A weight as [outputs, inputs] where it is GPT-2's, which are [inputs, outputs]; and back."""
+    return weight.T if turned else weight
