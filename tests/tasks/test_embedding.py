@@ -193,6 +193,11 @@ def test_sentence_transformers_gives_the_same_vectors(
         torch.testing.assert_close(embed(again, text), embed(model, text), rtol=1e-5, atol=1e-6)
 
 
+def test_a_technique_whose_adapters_sentence_transformers_cannot_load_is_refused() -> None:
+    for name, refused in (("vera", True), ("lora", False), ("ia3", False), ("repurpose", True)):
+        assert bool(TECHNIQUES.get(name).refuses("embedding", "encoder")) == refused
+
+
 def test_records_of_two_kinds_or_without_difference_are_errors() -> None:
     for records, what in (
         ([*PAIRS, SCORED[0]], "Some training records have a score"),

@@ -45,6 +45,13 @@ class Vera(PeftTechnique):
             "`q_proj` or `mlp.up_proj`",
         )
 
+    @classmethod
+    def refuses(cls, head: str, kind: str) -> str | None:
+        """Vectors are read by sentence-transformers, which cannot read these adapters."""
+        if head == "embedding":
+            return "sentence-transformers cannot load its adapters; choose lora, layers or full"
+        return super().refuses(head, kind)
+
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration.
 
