@@ -120,6 +120,7 @@ def _work(report: Report) -> str:
     work, hardware = report["work"], report["hardware"]
     provenance = report.get("provenance", f"`{report.get('command')}`")
     what = f"{work['kind']} on {work['model']}: {work['records']} records"
+    what += f" of {work['data']}" if work.get("data", "alpaca") != "alpaca" else ""
     if work.get("tokens"):
         what += f", {work['tokens']:,} tokens"
     if work.get("targets"):

@@ -23,7 +23,7 @@ from benchmarks.peers import environments as envs
 from benchmarks.peers.measure import run_rounds
 from benchmarks.peers.sides import OURS, Side, sides_for
 from benchmarks.peers.summary import summarise
-from benchmarks.peers.work import KINDS, Work, prepare
+from benchmarks.peers.work import DATA, KINDS, Work, prepare
 
 RESULTS = Path(__file__).parent.parent / "results"
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,7 @@ def options() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--model", help="a name, a folder, or random:SHAPE (see shapes.py)")
+    parser.add_argument("--data", choices=DATA, help="instruction records; default: alpaca")
     parser.add_argument("--records", type=int, default=16)
     parser.add_argument("--held-out", type=int, help="records of the final loss")
     parser.add_argument("--rounds", type=int, default=2)
@@ -62,9 +63,11 @@ def main() -> None:
         model=chosen.model,
         epochs=chosen.epochs,
         held_out=chosen.held_out,
+        data=chosen.data,
     )
     name = work.model.replace("random:", "").replace("/", "-").strip("-")
-    out = chosen.out or RESULTS / f"peers-{work.kind}-{name}-{device}.json"
+    kind = work.kind if work.data == DATA[0] else f"{work.kind}-{work.data}"
+    out = chosen.out or RESULTS / f"peers-{kind}-{name}-{device}.json"
     report = {
         "benchmark": "peers",
         **about,

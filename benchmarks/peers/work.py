@@ -6,9 +6,10 @@
                             encoded.jsonl   as token ids (`encode.py`): all sides learn these
                             held_out_encoded.jsonl
 
-The instruction records come from the source distribution of LLaMA-Factory 0.9.5, fetched by pip and
-checked by their SHA-256; none of its code is run. The classification records are those of
-`examples/sentiment`. It imports no torch.
+The instruction records are either of Alpaca's form, from the source distribution of LLaMA-Factory
+0.9.5, fetched by pip and checked by their SHA-256 (none of its code is run), or those of
+`examples/interface_translation`. The classification records are those of `examples/sentiment`. It
+imports no torch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from benchmarks.peers.environments import HOME
 
 SOURCE, MEMBER = "llamafactory==0.9.5", "data/alpaca_en_demo.json"
 MEMBER_SHA256 = "bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318"
-SENTIMENT = Path(__file__).parents[2] / "examples" / "sentiment"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SENTIMENT = EXAMPLES / "sentiment"
+INTERFACE = "interface_translation"
+DATA = ("alpaca", INTERFACE)
 KINDS = ("lora", "qlora", "full", "head")
 LABELS = ("negative", "positive")
 
@@ -51,6 +55,7 @@ class Work:
         records: training records.
         held_out: records of the final loss.
         batch: records of one optimiser step.
+        data: which instruction records, of `DATA`.
         precision: `auto` is what each side chooses for this device, unless its settings say other.
     """
 
@@ -64,6 +69,7 @@ class Work:
     rank: int = 16
     alpha: int = 32
     seed: int = 0
+    data: str = DATA[0]
 
     @classmethod
     def of_kind(cls, kind: str, records: int, **changes: Any) -> Work:
@@ -90,11 +96,18 @@ def write_lines(path: Path, rows: list[Any]) -> None:
 
 
 def _instructions(work: Work) -> tuple[list[Any], list[Any]]:
-    everything = fetch_instructions()
+    everything = _interface_texts() if work.data == INTERFACE else fetch_instructions()
     enough = everything[work.held_out : work.held_out + work.records]
     if len(enough) < work.records:
         raise SystemExit(f"there are {len(everything) - work.held_out} records, not {work.records}")
     return enough, everything[: work.held_out]
+
+
+def _interface_texts() -> list[dict[str, str]]:
+    lines = (EXAMPLES / INTERFACE / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    random.Random(0).shuffle(records)
+    return records
 
 
 def fetch_instructions(home: Path = HOME) -> list[dict[str, str]]:

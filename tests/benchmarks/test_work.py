@@ -14,7 +14,7 @@ from benchmarks.peers import encode, scoring
 from benchmarks.peers.measure import RUNNERS, read_marks
 from benchmarks.peers.shapes import SHAPES, make
 from benchmarks.peers.sides import OURS, SIDES, sides_for
-from benchmarks.peers.work import Work, write_lines
+from benchmarks.peers.work import INTERFACE, Work, _instructions, write_lines
 from benchmarks.scaling import Point, curves, run_point
 from benchmarks.switches import Switches
 from safetensors.torch import save_file
@@ -189,3 +189,12 @@ def test_the_harness_imports_no_torch() -> None:
 
     code = "import sys, benchmarks.peers.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=RUNNERS.parents[2]).returncode == 0
+
+
+def test_the_records_of_the_example_can_be_the_work_too() -> None:
+    work = Work.of_kind("lora", 5, data=INTERFACE, held_out=3)
+    train, held_out = _instructions(work)
+    assert (len(train), len(held_out)) == (5, 3)
+    assert all(set(row) == {"instruction", "input", "output"} for row in [*train, *held_out])
+    assert not any(row in held_out for row in train)
+    assert Work.of_kind("lora", 5, data=None).data == "alpaca"
