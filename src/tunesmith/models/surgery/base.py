@@ -10,9 +10,9 @@ was made from is never touched. Options are pydantic models, importable without 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.errors import RecipeError
 
@@ -56,6 +56,23 @@ class Operation:
             RecipeError: a pattern names nothing in this model.
         """
         raise NotImplementedError
+
+
+class OfParameters(Operation):
+    """Changes which parameters learn, after the technique has said which do."""
+
+    works_on: ClassVar[Literal["files", "loaded", "marked"]] = "marked"
+
+    class Options(BaseModel):
+        """Which parameters."""
+
+        model_config = ConfigDict(extra="forbid")
+
+        names: list[Annotated[str, Field(min_length=1)]] = Field(
+            min_length=1,
+            description="names or patterns of modules or parameters, whole or from any dot on, "
+            "such as `embed_tokens`, `layers.0` or `*norm*`",
+        )
 
 
 def layer_numbers(wanted: list[int], count: int, where: str) -> list[int]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING
 
 from tunesmith.errors import RecipeError
-from tunesmith.models.surgery.base import Operation
+from tunesmith.models.surgery.base import OfParameters
 from tunesmith.registry import OPERATIONS
 
 if TYPE_CHECKING:
@@ -15,21 +13,8 @@ if TYPE_CHECKING:
 
 
 @OPERATIONS.register("unfreeze")
-class Unfreeze(Operation):
+class Unfreeze(OfParameters):
     """Let more parameters learn."""
-
-    works_on: ClassVar[Literal["files", "loaded", "marked"]] = "marked"
-
-    class Options(BaseModel):
-        """Which parameters."""
-
-        model_config = ConfigDict(extra="forbid")
-
-        names: list[Annotated[str, Field(min_length=1)]] = Field(
-            min_length=1,
-            description="names or patterns of modules or parameters, whole or from any dot on, "
-            "such as `embed_tokens`, `layers.0` or `*norm*`",
-        )
 
     def settle(self, model: Model) -> str:
         """Let them learn, in float32.
