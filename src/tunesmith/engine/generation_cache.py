@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from tunesmith.engine.packing import attending_as
 from tunesmith.engine.sharing import common_beginning
 from tunesmith.kernels.attention import document_spans, packed_attention
 from tunesmith.kernels.spans import Rows, Spans
@@ -265,18 +266,9 @@ def _ends(sizes: Sequence[int]) -> Tensor:
 _call: ContextVar[Call] = ContextVar("call")
 
 
-@contextmanager
-def running(module: nn.Module, call: Call) -> Iterator[None]:
+def running(module: nn.Module, call: Call) -> AbstractContextManager[None]:
     """Within, the attention of this module keeps its keys and sees all that is kept."""
-    config: Any = module.config
-    stock = config._attn_implementation
-    token = _call.set(call)
-    config._attn_implementation = KEPT
-    try:
-        yield
-    finally:
-        config._attn_implementation = stock
-        _call.reset(token)
+    return attending_as(module, KEPT, _call, call)
 
 
 def _attend(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ from tunesmith.errors import ModelError
 from tunesmith.kernels.attention import document_spans, packed_attention
 from tunesmith.kernels.spans import Rows, Spans
 from tunesmith.models.model import Model
+
+T = TypeVar("T")
 
 PACKED = "tunesmith"
 
@@ -149,17 +151,24 @@ def row_again(module: nn.Module) -> Callable[[], AbstractContextManager[None]]:
     return lambda: _within(module, boundaries)
 
 
+def _within(module: nn.Module, boundaries: _Boundaries) -> AbstractContextManager[None]:
+    return attending_as(module, PACKED, _boundaries, boundaries)
+
+
 @contextmanager
-def _within(module: nn.Module, boundaries: _Boundaries) -> Iterator[None]:
+def attending_as(
+    module: nn.Module, implementation: str, variable: ContextVar[T], value: T
+) -> Iterator[None]:
+    """Within, the attention of this module is a registered one, which reads `variable`."""
     config: Any = module.config
     stock = config._attn_implementation
-    token = _boundaries.set(boundaries)
-    config._attn_implementation = PACKED
+    token = variable.set(value)
+    config._attn_implementation = implementation
     try:
         yield
     finally:
         config._attn_implementation = stock
-        _boundaries.reset(token)
+        variable.reset(token)
 
 
 def _attend(
