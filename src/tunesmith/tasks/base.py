@@ -11,6 +11,7 @@ It knows no file, recipe, technique or loop.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from tunesmith.errors import DataError, UnlearnableError
+from tunesmith.errors import DataError, RecipeError, UnlearnableError
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
@@ -245,6 +246,33 @@ def around(tokenizer: Any) -> tuple[list[int], list[int]]:
     begin = special.index(0)
     end = len(special) - special[::-1].index(0)
     return ids[:begin], ids[end:]
+
+
+def listed_once(labels: Sequence[str] | None, noun: str) -> tuple[str, ...]:
+    """Return the option `labels`; empty where it is not given.
+
+    Raises:
+        RecipeError: one of them stands twice.
+    """
+    repeated = [label for label, times in Counter(labels or ()).items() if times > 1]
+    if repeated:
+        raise RecipeError(
+            f"The {noun} {repeated[0]!r} is listed twice.",
+            where="task.labels",
+            fix=f"List each {noun} once.",
+        )
+    return tuple(labels or ())
+
+
+def check_listed(found: set[str], labels: Sequence[str], noun: str) -> None:
+    """Raise DataError where the training records have a label that the option does not list."""
+    unknown = found - set(labels)
+    if unknown:
+        raise DataError(
+            f"The training records have the {noun} {min(unknown)!r}, which `task.labels` does"
+            " not list.",
+            fix="Add it to `task.labels`, or leave that option out.",
+        )
 
 
 def owners(examples: Sequence[Encoded]) -> list[int]:

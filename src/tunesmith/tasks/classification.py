@@ -11,7 +11,6 @@ plain text. Decoders are pooled at the last token, encoders as their own head do
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -22,7 +21,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunesmith.data.records import LabelledText
 from tunesmith.errors import DataError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
-from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task, around
+from tunesmith.tasks.base import (
+    ExampleScore,
+    Metric,
+    Prediction,
+    Sums,
+    Task,
+    around,
+    check_listed,
+    listed_once,
+)
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
@@ -63,17 +71,7 @@ class Classification(Task):
 
     def __init__(self, options: BaseModel | None = None) -> None:
         super().__init__(options)
-        self._labels: tuple[str, ...] = ()
-        given = self.options.labels
-        if given is not None:
-            repeated = [label for label, times in Counter(given).items() if times > 1]
-            if repeated:
-                raise RecipeError(
-                    f"The class {repeated[0]!r} is listed twice.",
-                    where="task.labels",
-                    fix="List each class once.",
-                )
-            self._labels = tuple(given)
+        self._labels = listed_once(self.options.labels, "class")
 
     def study(self, records: Sequence[LabelledText]) -> None:
         """Find the classes of the training records.
@@ -92,13 +90,7 @@ class Classification(Task):
             )
         if self.options.labels is None:
             self._labels = _in_order(found)
-        unknown = found - set(self._labels)
-        if unknown:
-            raise DataError(
-                f"The training records have the class {min(unknown)!r}, which `task.labels` does"
-                " not list.",
-                fix="Add it to `task.labels`, or leave that option out.",
-            )
+        check_listed(found, self._labels, "class")
 
     @property
     def labels(self) -> tuple[str, ...]:

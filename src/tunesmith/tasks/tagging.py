@@ -12,7 +12,6 @@ transformers alone calls it.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +34,8 @@ from tunesmith.tasks.base import (
     Span,
     Task,
     around,
+    check_listed,
+    listed_once,
     owners,
 )
 
@@ -87,17 +88,7 @@ class Tagging(Task):
 
     def __init__(self, options: BaseModel | None = None) -> None:
         super().__init__(options)
-        self._named: tuple[str, ...] = ()
-        given = self.options.labels
-        if given is not None:
-            repeated = [label for label, times in Counter(given).items() if times > 1]
-            if repeated:
-                raise RecipeError(
-                    f"The label {repeated[0]!r} is listed twice.",
-                    where="task.labels",
-                    fix="List each label once.",
-                )
-            self._named = tuple(given)
+        self._named = listed_once(self.options.labels, "label")
 
     def study(self, records: Sequence[TaggedText]) -> None:
         """Find what is named in the training records.
@@ -114,13 +105,7 @@ class Tagging(Task):
             )
         if self.options.labels is None:
             self._named = tuple(sorted(found))
-        unknown = found - set(self._named)
-        if unknown:
-            raise DataError(
-                f"The training records have the label {min(unknown)!r}, which `task.labels` does"
-                " not list.",
-                fix="Add it to `task.labels`, or leave that option out.",
-            )
+        check_listed(found, self._named, "label")
 
     @property
     def labels(self) -> tuple[str, ...]:
