@@ -1,6 +1,6 @@
 """Rows on disk: found by their documents, whole or not there, and never more than may be used."""
 
-import os
+import shutil
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from tunesmith.engine.kept_rows import (
     Kept,
     bytes_at,
     digests,
-    make_room,
     open_rows,
     write_rows,
 )
@@ -75,22 +74,9 @@ def test_an_interrupted_writing_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_room_is_made_by_what_was_not_read_for_longest(tmp_path):
-    for age, name in enumerate(("new", "old", "older")):
-        write_rows(tmp_path / name, {}, [block(torch.float32, *TEXTS)])
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    size = bytes_at(tmp_path / "new")
-    assert size == 8 * 4 * 4
-    open_rows(tmp_path / "older")  # has been read now
-    make_room(tmp_path, needed=size, budget=3 * size, spare=())
-    assert {place.name for place in tmp_path.iterdir()} == {"new", "older"}
-    make_room(tmp_path, needed=size, budget=size, spare=[tmp_path / "new"])
-    assert {place.name for place in tmp_path.iterdir()} == {"new"}
-
-
 def test_rows_that_are_mapped_outlive_their_files(tmp_path):
     write_rows(tmp_path / "rows", {}, [block(torch.float32, *TEXTS)])
     kept = Kept("token", [open_rows(tmp_path / "rows")])
-    make_room(tmp_path, needed=1, budget=0, spare=())
+    shutil.rmtree(tmp_path / "rows")
     assert bytes_at(tmp_path / "rows") == 0
     assert torch.equal(kept.find(stream(TEXTS[1])), block(torch.float32, TEXTS[1])[2])

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunesmith.data.batch import Batch, Encoded, collate
+from tunesmith.data.stored import lengths_of
 
 Counts = dict[str, float]
 
@@ -72,7 +73,7 @@ class Plan(Sequence[Step]):
         self.steps_per_epoch = math.ceil(len(examples) / batch_size)
         self.steps = max_steps or math.ceil((epochs or 1.0) * self.steps_per_epoch - 1e-9)
         self._count = count
-        self._lengths = [example.length for example in examples]
+        self._lengths = lengths_of(examples)
         self._order: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:

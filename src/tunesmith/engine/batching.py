@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tunesmith.data.batch import Batch, Encoded, collate
+from tunesmith.data.stored import lengths_of
 
 
 def batches(examples: Sequence[Encoded], tokens_per_batch: int, packed: bool) -> Iterator[Batch]:
@@ -18,16 +19,17 @@ def batches(examples: Sequence[Encoded], tokens_per_batch: int, packed: bool) ->
     Args:
         packed: count tokens as they are; otherwise as many as the longest example, for each.
     """
-    order = sorted(range(len(examples)), key=lambda i: (-examples[i].length, i))
+    lengths = lengths_of(examples)
+    order = sorted(range(len(examples)), key=lambda i: (-lengths[i], i))
     chosen: list[int] = []
     used = 0
     for index in order:
-        longest = examples[chosen[0]].length if chosen else 0
-        cost = examples[index].length if packed else longest
+        longest = lengths[chosen[0]] if chosen else 0
+        cost = lengths[index] if packed else longest
         if chosen and used + cost > tokens_per_batch:
             yield collate([examples[i] for i in chosen], chosen)
             chosen, used = [], 0
         chosen.append(index)
-        used += examples[index].length if packed else examples[chosen[0]].length
+        used += lengths[index] if packed else lengths[chosen[0]]
     if chosen:
         yield collate([examples[i] for i in chosen], chosen)

@@ -17,9 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -159,30 +157,6 @@ def bytes_at(place: Path) -> int:
         return (place / "rows.bin").stat().st_size
     except OSError:
         return 0
-
-
-def make_room(folder: Path, needed: int, budget: int, spare: Collection[Path]) -> None:
-    """Remove what was not read for longest, until `needed` more bytes fit the budget of a folder.
-
-    A process that has rows mapped goes on reading them: a file lives as long as it is open.
-
-    Args:
-        spare: places that are not removed.
-    """
-    places = [place for place in folder.glob("[!.]*") if place.is_dir()]
-    used = sum(map(bytes_at, places))
-    for place in sorted(places, key=_last_read):
-        if used + needed <= budget:
-            return
-        if place not in spare:
-            used -= bytes_at(place)
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _last_read(place: Path) -> float:
-    with suppress(OSError):
-        return place.stat().st_mtime
-    return 0.0
 
 
 def _append(file: BinaryIO, rows_RD: Tensor) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunesmith.data.batch import Encoded
+from tunesmith.data.stored import lengths_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Histogram:
 
 def token_lengths(examples: Sequence[Encoded]) -> Lengths:
     """Describe how many tokens the examples have, over all their streams."""
-    return Lengths.of([example.length for example in examples])
+    return Lengths.of(lengths_of(examples))
 
 
 def histogram(numbers: Sequence[int], bins: int = 20) -> Histogram:

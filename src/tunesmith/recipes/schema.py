@@ -274,9 +274,10 @@ class TrainingOptions(BaseModel):
         Literal["auto"] | Annotated[float, Field(ge=0, le=100_000)], BeforeValidator(_number)
     ] = Field(
         default="auto",
-        description="disk that the output of frozen layers may take, of all runs together, in GB "
-        "(10^9 bytes); auto: half of what is free. It is computed once and read ever after, where "
-        "that is faster; 0: computed in every pass",
+        description="disk that the output of frozen layers and encoded records may take, of all "
+        "runs together, in GB (10^9 bytes); auto: half of what is free. They are computed once and "
+        "read ever after, where that is faster; 0: frozen layers are computed in every pass, "
+        "records encoded in every run",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",

@@ -24,8 +24,9 @@ from tunesmith.quality.leaks import find_leaks
 from tunesmith.quality.lengths import token_lengths
 from tunesmith.quality.targets import trained_tokens
 from tunesmith.recipes.load import load_recipe
+from tunesmith.runs.encoding import Part
 from tunesmith.runs.frozen import decide, hold
-from tunesmith.runs.prepare import Part, Prepared, cut_records, prepare, primary_metric
+from tunesmith.runs.prepare import Prepared, cut_records, prepare, primary_metric
 from tunesmith.runs.summary import class_counts, parameter_counts, predicted_memory
 from tunesmith.tasks.base import owners
 from tunesmith.techniques.base import Fits

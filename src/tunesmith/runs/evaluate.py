@@ -21,10 +21,10 @@ from tunesmith.evaluation.significance import Comparison, compare
 from tunesmith.models.adapters import without_adapter
 from tunesmith.recipes.load import load_recipe
 from tunesmith.recipes.schema import Recipe
+from tunesmith.runs.encoded_store import Store
+from tunesmith.runs.encoding import Part, encode
 from tunesmith.runs.prepare import (
-    Part,
     build_engine,
-    encode,
     make_technique,
     primary_metric,
     selects,
@@ -64,7 +64,8 @@ def evaluate(
     chosen = _records(recipe, task, data)
     options = recipe.evaluation
     tuned = run.engine("tuned")  # which binds the task to its tokenizer
-    part = encode(task, chosen, drop=recipe.data.unlearnable == "drop")
+    store = Store.of(task, tuned.model, recipe.training.cache_gb, console)
+    part = encode(task, chosen, drop=recipe.data.unlearnable == "drop", store=store)
     training = recipe.training.model_copy(update={"precision": run.record["dtype"]})
     as_it_was = recipe.model_copy(update={"training": training})
     technique = make_technique(recipe)

@@ -12,7 +12,6 @@ they depend on (`frozen_name.py`).
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,19 +29,17 @@ from tunesmith.engine.kept_rows import (
     Rows,
     bytes_at,
     digests,
-    make_room,
     open_rows,
     write_rows,
 )
 from tunesmith.evaluation.probe import probe_examples
 from tunesmith.models.atomic import locked
-from tunesmith.models.fingerprint import cache_root
+from tunesmith.models.cache_space import budget_bytes, make_room, shelf, size_in_words
 from tunesmith.objectives.base import Pooled
 from tunesmith.runs.frozen_name import depends_on, name_of, text_ids
 from tunesmith.runs.prepare import Prepared
 from tunesmith.techniques.base import Fits
 
-_GB = 10**9
 _SAMPLE_TOKENS = 512
 _SAMPLE_BYTES = 4 * 2**20
 
@@ -120,7 +117,7 @@ def keep(frozen: Frozen | None, prepared: Prepared, console: Console) -> None:
     places = {name: folder / name_of(about) for name, about in abouts.items()}
     budget = budget_bytes(prepared.recipe.training.cache_gb)
     there = sum(map(bytes_at, places.values()))
-    make_room(folder, max(0, (frozen.bytes or 0) - there), budget, places.values())
+    make_room(max(0, (frozen.bytes or 0) - there), budget, places.values())
     found: list[Rows] = []
     computed = 0
     for name, examples in parts.items():
@@ -137,7 +134,7 @@ def keep(frozen: Frozen | None, prepared: Prepared, console: Console) -> None:
         assert rows is not None
         found.append(rows)
     prepared.engine.kept = Kept(frozen.per, found)
-    size = _size(sum(rows.nbytes for rows in found))
+    size = size_in_words(sum(rows.nbytes for rows in found))
     if computed:
         console.note(f"{frozen.named} computed once: {size}, kept in {folder}.")
     else:
@@ -161,17 +158,7 @@ def taken_again(record: Mapping[str, Any] | None) -> Frozen | None:
 
 def frozen_folder() -> Path:
     """Return where rows lie; any of it may be deleted at any time."""
-    return cache_root() / "frozen"
-
-
-def budget_bytes(stated: float | str) -> int:
-    """Return the disk that all kept rows together may take; `auto`: half of what is free."""
-    if not isinstance(stated, str):
-        return int(stated * _GB)
-    folder = frozen_folder()
-    used = sum(map(bytes_at, folder.glob("*")))
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
-    return (shutil.disk_usage(existing).free + used) // 2
+    return shelf("frozen")
 
 
 def reading_rate(folder: Path) -> float:
@@ -213,7 +200,7 @@ def seconds_and_rows(engine: Engine, examples: Sequence[Encoded], per: Per) -> t
 
 
 def _judge(
-    engine: Engine, parts: Mapping[str, list[Encoded]], per: Per, budget: int
+    engine: Engine, parts: Mapping[str, Sequence[Encoded]], per: Per, budget: int
 ) -> tuple[int, str | None]:
     """Predict the bytes of all rows, and say why they are not worth keeping, if so."""
     sample = _first(parts["train"])
@@ -222,13 +209,14 @@ def _judge(
     count = sum(1 if per == "document" else example.length for example in everything)
     size = count * rows.nbytes // len(rows)
     if size > budget:
-        return size, f"they would take {_size(size)}, and {_size(budget)} may be used"
+        allowed = size_in_words(budget)
+        return size, f"they would take {size_in_words(size)}, and {allowed} may be used"
     try:
         rate = reading_rate(frozen_folder())
     except OSError as error:
         return size, f"{frozen_folder()} cannot be written ({error.strerror})"
     if rows.nbytes / rate >= seconds:
-        return size, f"reading {_size(size)} would take as long"
+        return size, f"reading {size_in_words(size)} would take as long"
     return size, None
 
 
@@ -243,7 +231,7 @@ def _first(examples: Sequence[Encoded]) -> list[Encoded]:
     return taken
 
 
-def _parts(prepared: Prepared) -> dict[str, list[Encoded]]:
+def _parts(prepared: Prepared) -> dict[str, Sequence[Encoded]]:
     """Everything that is read in a run, by parts, each text of a part once."""
     parts = {"train": _learnt(prepared), "test": prepared.test.examples}
     if prepared.validation is not None:
@@ -253,9 +241,10 @@ def _parts(prepared: Prepared) -> dict[str, list[Encoded]]:
     return {name: _once(examples) for name, examples in parts.items() if examples}
 
 
-def _learnt(prepared: Prepared) -> list[Encoded]:
+def _learnt(prepared: Prepared) -> Sequence[Encoded]:
     """The training examples that will be seen: of a short run not all."""
-    examples, plan = prepared.train.examples, prepared.plan()
+    plan = prepared.plan()
+    examples = plan.examples
     if isinstance(prepared.technique, Fits) or len(plan) >= plan.steps_per_epoch:
         return examples
     return [examples[i] for step in range(len(plan)) for i in plan.indices(step)]
@@ -281,7 +270,3 @@ def _blocks(
 def _block(engine: Engine, batch: Batch, per: Per) -> Block:
     counts = batch.text.lengths if per == "token" else [1] * len(batch)
     return digests(batch.text), counts, engine.frozen_rows(batch, per)
-
-
-def _size(count: int) -> str:
-    return f"{count / _GB:.3g} GB" if count >= _GB else f"{count / 10**6:.2g} MB"

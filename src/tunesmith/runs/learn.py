@@ -17,8 +17,9 @@ from tunesmith.console import Console
 from tunesmith.engine.batching import batches
 from tunesmith.evaluation.significance import figures
 from tunesmith.objectives.base import Features
+from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import RunFolder
-from tunesmith.runs.prepare import Part, Prepared, selects
+from tunesmith.runs.prepare import Prepared, selects
 from tunesmith.runs.roofline import meter_of
 from tunesmith.tasks.base import Metric
 from tunesmith.techniques.base import Fits

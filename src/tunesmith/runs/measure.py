@@ -22,8 +22,9 @@ from tunesmith.evaluation.noise import Noise, measure_noise
 from tunesmith.evaluation.probe import compare_probe, probe_refusal, probe_scores
 from tunesmith.evaluation.significance import Comparison, compare
 from tunesmith.models.adapters import without_adapter
+from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import RunFolder
-from tunesmith.runs.prepare import Part, Prepared, primary_metric
+from tunesmith.runs.prepare import Prepared, primary_metric
 from tunesmith.runs.record import generates
 from tunesmith.tasks.base import ExampleScore
 

@@ -18,14 +18,13 @@ import torch
 from tunesmith.console import Console
 from tunesmith.data.batch import Encoded
 from tunesmith.data.dataset import Dataset
-from tunesmith.data.formats import OR_DROP
 from tunesmith.data.plan import Plan
 from tunesmith.data.records import Dropped
 from tunesmith.data.splits import Splits, load_splits
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.optimizer import AdamWOptions
 from tunesmith.engine.precision import choose_dtype
-from tunesmith.errors import DataError, RecipeError, UnlearnableError, suggest
+from tunesmith.errors import DataError, RecipeError, suggest
 from tunesmith.models.altered import altered, settle, surgery_of
 from tunesmith.models.kinds import check_fit
 from tunesmith.models.load import load_model, read_config
@@ -37,6 +36,8 @@ from tunesmith.objectives.base import Objective
 from tunesmith.quality.targets import cut_sentence, find_targets
 from tunesmith.recipes.schema import Recipe, TrainingOptions
 from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES
+from tunesmith.runs.encoded_store import Store
+from tunesmith.runs.encoding import Part, encode
 from tunesmith.runs.memory_budget import fit_memory
 from tunesmith.runs.study import study_records
 from tunesmith.tasks.base import Task, owners
@@ -44,28 +45,6 @@ from tunesmith.techniques.base import Technique
 from tunesmith.training.memory import MemoryEstimate
 
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the data: its records, and the examples that they became.
-
-    `dropped` are the records that were left out when it was encoded.
-    """
-
-    data: Dataset
-    examples: list[Encoded]
-    dropped: tuple[Dropped, ...] = ()
-
-    @property
-    def tokens(self) -> int:
-        """Tokens over all examples."""
-        return sum(example.length for example in self.examples)
-
-    @property
-    def trained_tokens(self) -> int:
-        """Tokens that are learnt."""
-        return sum(s.trained() for e in self.examples for s in e.streams.values())
 
 
 @dataclass
@@ -227,10 +206,13 @@ def prepare(
     check_decides(recipe, task, len(splits.test))
     engine = build_engine(recipe, task, technique, console, _drawn(recipe, task, splits.train))
     drop = recipe.data.unlearnable == "drop"
-    train, test = (encode(task, data, drop=drop) for data in (splits.train, splits.test))
-    validation = None
-    if splits.validation is not None:
-        validation = encode(task, splits.validation, drop=drop)
+    store = Store.of(task, engine.model, recipe.training.cache_gb, console)
+
+    def encoded(data: Dataset) -> Part:
+        return encode(task, data, drop=drop, store=store)
+
+    train, test = encoded(splits.train), encoded(splits.test)
+    validation = None if splits.validation is None else encoded(splits.validation)
     check_decides(recipe, task, len(test.data))
     prepared = Prepared(
         recipe=recipe,
@@ -371,37 +353,6 @@ def refuse(technique: Technique, task: Task, source: Resolved) -> None:
             f"The technique {technique.name!r} does not suit the task {task.name!r}: {reason}.",
             where="technique",
         )
-
-
-def encode(task: Task, data: Dataset, *, drop: bool = False) -> Part:
-    """Encode a part of the data.
-
-    Args:
-        drop: leave out records of which nothing would be learnt, rather than refuse them.
-
-    Raises:
-        DataError: a record cannot be encoded, or nothing of it (with `drop`: of any) would be
-            learnt; names it.
-    """
-    examples: list[Encoded] = []
-    kept: list[int] = []
-    dropped: list[Dropped] = []
-    for place, (record, origin) in enumerate(zip(data.records, data.origins, strict=True)):
-        try:
-            examples += task.encode_all([record], [origin])
-            kept.append(place)
-        except UnlearnableError as error:
-            if not drop:
-                fix = f"{error.fix or ''}{OR_DROP}".strip()
-                raise DataError(error.what, where=error.where, fix=fix) from None
-            dropped.append(Dropped(origin, error.what))
-    if dropped and not kept:
-        raise DataError(
-            f"Nothing would be learnt of any of these {len(dropped)} records: all were left out.",
-            where=dropped[0].origin,
-            fix=f"The first, for one: {dropped[0].reason}",
-        )
-    return Part(data.take(kept) if dropped else data, examples, tuple(dropped))
 
 
 def _cut(name: str, part: Part | None) -> list[str]:

@@ -12,11 +12,12 @@ from dataclasses import asdict
 from typing import Any
 
 from tunesmith.errors import InputError
+from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.frozen import Frozen
 from tunesmith.runs.hardware import hardware, versions
 from tunesmith.runs.memory_budget import record_of
-from tunesmith.runs.prepare import Part, Prepared
+from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.roofline import roof_of
 from tunesmith.techniques.base import Fits
 

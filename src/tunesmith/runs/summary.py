@@ -9,10 +9,11 @@ from typing import Any
 
 import tunesmith
 from tunesmith.data.records import labels_of
+from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.hardware import hardware, versions
 from tunesmith.runs.learn import Learnt
-from tunesmith.runs.prepare import Part, Prepared, cut_records
+from tunesmith.runs.prepare import Prepared, cut_records
 
 
 def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds: float) -> None:
