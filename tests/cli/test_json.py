@@ -21,6 +21,7 @@ PROMISED = {
     "tokens",
     "seconds",
     "tokens_per_second",
+    "waited",
     "trainable_parameters",
     "peak_memory_bytes",
     "schema_version",

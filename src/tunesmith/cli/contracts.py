@@ -78,6 +78,10 @@ class OutcomeDocument(Document):
     tokens: int = Field(description="tokens computed in training")
     seconds: float = Field(description="time of the training loop")
     tokens_per_second: float = Field(description="of the training loop")
+    waited: float | None = Field(
+        default=None,
+        description="share of that time in which the next records were not ready",
+    )
     mfu: float | None = Field(
         default=None,
         description="model FLOPs utilisation of the training loop, as a share of the machine's "

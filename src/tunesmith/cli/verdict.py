@@ -36,7 +36,9 @@ def outcome(path: Path, metrics: Mapping[str, Any], summary: Mapping[str, Any]) 
         "metrics": metrics["metrics"],
         **{name: row[name] for name in figures},
         **{name: summary[name] for name in of_training},
-        "mfu": summary.get("mfu"),  # runs of earlier versions have none
+        # runs of earlier versions have none
+        "waited": summary.get("waited"),
+        "mfu": summary.get("mfu"),
     }
 
 

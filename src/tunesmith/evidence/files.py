@@ -164,6 +164,7 @@ class Summary(BaseModel):
     tokens_per_second: float | None = None
     mfu: float | None = None
     roof: RoofFacts | None = None
+    waited: float | None = None
     predicted_memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
     trainable_parameters: int = 0

@@ -237,6 +237,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Processor", str(hardware.get("cpu") or figures.NONE)),
         ("Cores", str(hardware.get("cores") or figures.NONE)),
         ("GPU", str(hardware.get("gpu") or "none")),
+        ("Waited for records", "" if summary.waited is None else figures.share(summary.waited)),
     ]
     if hardware.get("features"):
         facts.append(("Instruction sets", ", ".join(map(str, hardware["features"]))))

@@ -47,6 +47,7 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
             "tokens": progress.tokens,
             "trained_tokens": progress.trained_tokens,
             "seconds": progress.seconds,
+            "waited": progress.waited / progress.seconds,
             "job_seconds": seconds,
             "tokens_per_second": progress.tokens / progress.seconds,
             "flops": progress.flops or None,

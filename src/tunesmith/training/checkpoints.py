@@ -31,8 +31,9 @@ from tunesmith.models.atomic import written_aside
 class Progress:
     """How far a run is, in steps, tokens and seconds, and the best that validation saw.
 
-    `bad` counts validations since the best; `seconds` is time spent in training steps; `flops` are
-    those that the model needed, `possible_flops` those that the machine could have done meanwhile.
+    `bad` counts validations since the best; `seconds` is time spent in training steps, `waited` the
+    part of it in which the next records were not ready; `flops` are those that the model needed,
+    `possible_flops` those that the machine could have done meanwhile.
     """
 
     step: int = 0
@@ -40,6 +41,7 @@ class Progress:
     trained_tokens: int = 0
     examples: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     flops: float = 0.0
     possible_flops: float = 0.0
     best: float | None = None

@@ -23,6 +23,7 @@ from tunesmith.models.seeded import seeded
 from tunesmith.objectives.base import Objective
 from tunesmith.training.checkpoints import Checkpoints, Progress
 from tunesmith.training.events import Events
+from tunesmith.training.feed import Feed
 from tunesmith.training.guards import (
     Interrupted,
     StopRequest,
@@ -109,7 +110,7 @@ class Loop:
             Interrupted: the user asked to stop; a checkpoint was written.
         """
         shown = self.console.progress("train", len(self.plan), done=self.progress.step)
-        with stop_on_signal() as request, shown as bar:
+        with stop_on_signal() as request, shown as bar, Feed(self.plan) as feed:
             while self.progress.step < len(self.plan) and not self.progress.stopped_early:
                 self._step(bar)
                 self._validate_when_due()
@@ -118,9 +119,10 @@ class Loop:
             self._restore_best()
         return self.progress
 
-    def _step(self, bar: Bar) -> None:
+    def _step(self, bar: Bar, feed: Feed) -> None:
         number = self.progress.step
-        step = self.plan[number]
+        began = time.perf_counter()
+        step, waited = feed.take(number)
         check_counts(number + 1, step.counts)
         rate = learning_rate(
             number,
@@ -129,14 +131,13 @@ class Loop:
             shape=self.options.schedule,
             warmup=self.options.warmup,
         )
-        began = time.perf_counter()
         self.engine.begin_step(rate)
         terms = self._learn(step, number)
         norm = self.engine.optimizer_step(rate)
         seconds = time.perf_counter() - began
         loss = sum(terms.values())
         check_finite(number + 1, loss, norm)
-        self._count(step, seconds)
+        self._count(step, seconds, waited)
         self._check_moved()
         self.events.write(
             step=number + 1,
@@ -153,6 +154,7 @@ class Loop:
             **self._utilisation(step, seconds),
             memory_bytes=resident_bytes(),
         )
+            waited=waited,
         bar.advance(1, f"{self._speed()}  loss {loss:.3f}")
 
     def _utilisation(self, step: Step, seconds: float) -> dict[str, float]:
@@ -179,7 +181,7 @@ class Loop:
                 terms[name] += share
         return terms
 
-    def _count(self, step: Step, seconds: float) -> None:
+    def _count(self, step: Step, seconds: float, waited: float) -> None:
         self.progress.step += 1
         self.progress.tokens += step.tokens
         self.progress.trained_tokens += _trained(step)
@@ -189,6 +191,7 @@ class Loop:
     def _check_moved(self) -> None:
         if self.progress.step != min(_UNMOVED_STEPS, len(self.plan)):
             return
+        self.progress.waited += waited
         if self.engine.digest() == self.progress.initial_digest:
             raise RunError(
                 f"After {self.progress.step} steps no parameter has moved.",
