@@ -162,9 +162,9 @@ class Summary(BaseModel):
     tokens: int = 0
     seconds: float = 0.0
     tokens_per_second: float | None = None
+    waited: float | None = None
     mfu: float | None = None
     roof: RoofFacts | None = None
-    waited: float | None = None
     predicted_memory_bytes: int | None = None
     peak_memory_bytes: int | None = None
     trainable_parameters: int = 0

@@ -233,11 +233,11 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Tokens", figures.count(summary.tokens)),
         ("Learning took", figures.duration(summary.seconds)),
         ("Tokens per second", figures.count(summary.tokens_per_second)),
+        ("Waited for records", "" if summary.waited is None else figures.share(summary.waited)),
         *_speed_facts(summary),
         ("Processor", str(hardware.get("cpu") or figures.NONE)),
         ("Cores", str(hardware.get("cores") or figures.NONE)),
         ("GPU", str(hardware.get("gpu") or "none")),
-        ("Waited for records", "" if summary.waited is None else figures.share(summary.waited)),
     ]
     if hardware.get("features"):
         facts.append(("Instruction sets", ", ".join(map(str, hardware["features"]))))

@@ -112,7 +112,7 @@ class Loop:
         shown = self.console.progress("train", len(self.plan), done=self.progress.step)
         with stop_on_signal() as request, shown as bar, Feed(self.plan) as feed:
             while self.progress.step < len(self.plan) and not self.progress.stopped_early:
-                self._step(bar)
+                self._step(bar, feed)
                 self._validate_when_due()
                 self._checkpoint_when_due(request)
         if self.options.keep_best and self.best:
@@ -150,11 +150,11 @@ class Loop:
             trained_tokens=_trained(step),
             examples=sum(len(batch) for batch in step),
             seconds=seconds,
+            waited=waited,
             tokens_per_second=step.tokens / seconds,
             **self._utilisation(step, seconds),
             memory_bytes=resident_bytes(),
         )
-            waited=waited,
         bar.advance(1, f"{self._speed()}  loss {loss:.3f}")
 
     def _utilisation(self, step: Step, seconds: float) -> dict[str, float]:
@@ -187,11 +187,11 @@ class Loop:
         self.progress.trained_tokens += _trained(step)
         self.progress.examples += sum(len(batch) for batch in step)
         self.progress.seconds += seconds
+        self.progress.waited += waited
 
     def _check_moved(self) -> None:
         if self.progress.step != min(_UNMOVED_STEPS, len(self.plan)):
             return
-        self.progress.waited += waited
         if self.engine.digest() == self.progress.initial_digest:
             raise RunError(
                 f"After {self.progress.step} steps no parameter has moved.",
