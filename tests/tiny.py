@@ -40,6 +40,8 @@ HIDDEN, LAYERS, HEADS, CONTEXT = 32, 2, 4, 128
 DECODERS = (
     "llama", "qwen2", "qwen3", "gemma3", "mistral", "phi3", "opt", "gpt2", "gpt_neox", "falcon",
 )  # fmt: skip
+MIXTURES = ("mixtral",)
+"""Decoders of experts, which not every test of decoders is for."""
 ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2")
 
 CHAT_TEMPLATE = (
@@ -93,7 +95,7 @@ def tiny_config(family: str, *, dropout: float = 0.0, **changes: Any) -> Any:
     """Return the configuration of a tiny model.
 
     Args:
-        family: one of `DECODERS` or `ENCODERS`.
+        family: one of `DECODERS`, `MIXTURES` or `ENCODERS`.
         dropout: every dropout that the family has.
         changes: fields of the family's configuration.
     """
@@ -110,6 +112,7 @@ def tiny_config(family: str, *, dropout: float = 0.0, **changes: Any) -> Any:
         },
         "gpt2": {"n_positions": CONTEXT, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
         "gpt_neox": {**_LLAMA_LIKE, "num_key_value_heads": None},
+        "mixtral": {**_LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2},
         "falcon": {**_LLAMA_LIKE, "num_key_value_heads": None, "alibi": False},
         "roberta": {**_BERT_LIKE, "max_position_embeddings": CONTEXT + 1, "type_vocab_size": 1},
         "distilbert": {
@@ -200,7 +203,7 @@ def tiny_model_folder(tmp_path: Path, family: str = "llama", seed: int = 0, **op
     Decoders are saved with their vocabulary layer, encoders as the bare body.
     """
     folder = tmp_path / f"tiny-{family}-{seed}"
-    module: Any = tiny_module(family, "causal_lm" if family in DECODERS else "features", seed=seed,
+    module: Any = tiny_module(family, "features" if family in ENCODERS else "causal_lm", seed=seed,
                               **options)  # fmt: skip
     module = module.body if isinstance(module, FeatureModel) else module
     module.config.use_cache = True

@@ -347,6 +347,9 @@ TABLE: dict[str, Row] = {
     "technique lora.dora": Row(False, True, checked, part="trainable_parameters"),
     "technique lora.initial": Row("zero", "pissa", record, part="initial_digest"),
     "technique lora.b_rate": Row(1.0, 16.0, result),
+    "technique lora.new_tokens": Row(
+        False, True, checked, INSTRUCT | {"surgery": [{"name": "vocabulary", "add": ["zebra"]}]},
+        part="trainable_parameters"),
     "technique vera.rank": Row(8, 16, checked, VERA, part="trainable_parameters"),
     "technique vera.start": Row(0.1, 0.5, record, VERA, part="initial_digest"),
     "technique vera.dropout": Row(0.0, 0.5, result, VERA),

@@ -4,7 +4,15 @@ import peft
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.tiny import DECODERS, ENCODERS, tiny_bert, tiny_llama, tiny_model, tiny_model_folder
+from tests.tiny import (
+    DECODERS,
+    ENCODERS,
+    LAYERS,
+    tiny_bert,
+    tiny_llama,
+    tiny_model,
+    tiny_model_folder,
+)
 
 from tunesmith.data.batch import Encoded, EncodedStream, collate
 from tunesmith.engine.engine import Engine
@@ -16,6 +24,7 @@ from tunesmith.models.load import load_model, load_result
 from tunesmith.models.resolve import resolve
 from tunesmith.models.seeded import seeded
 from tunesmith.registry import OBJECTIVES, TECHNIQUES
+from tunesmith.techniques.lora import Lora
 
 LABELS = ("no", "yes")
 IDS = [7, 8, 9, 30, 31]
@@ -48,7 +57,7 @@ def bases(tmp_path_factory):
 
 
 def loaded(folder, family):
-    head = "causal_lm" if family in DECODERS else "classification"
+    head = "classification" if family in ENCODERS else "causal_lm"
     labels = () if head == "causal_lm" else LABELS
     return load_model(resolve(str(folder)), head=head, labels=labels)
 
@@ -318,3 +327,32 @@ def test_what_learns_is_float32_on_a_bfloat16_base(variant):
     parameters = list(model.module.parameters())
     assert {p.dtype for p in parameters if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in parameters if not p.requires_grad} == {torch.bfloat16}
+
+
+def test_experts_get_adapters_where_they_are_named(bases, tmp_path):
+    folder = bases("mixtral")
+    model = loaded(folder, "mixtral")
+    base = values(model)
+    method = Lora(Lora.Options(rank=2, targets=["q_proj", "experts.gate_up_proj"]))
+    with seeded(0):
+        method.prepare(model)
+    learn(model, method)
+    after = values(model)
+    learnt = {name for name, p in model.module.named_parameters() if p.requires_grad}
+    assert len([name for name in learnt if "experts" in name]) == 2 * LAYERS
+    assert len([name for name in learnt if "q_proj" in name]) == 2 * LAYERS
+    assert all(bool(after[name].any()) for name in learnt)
+    kept = {name.replace(".base_layer", ""): value for name, value in after.items()}
+    assert all(torch.equal(kept[name], value) for name, value in base.items())
+
+    method.save(model, tmp_path / "result")
+    expected = logits(model.module)
+    read = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "result")
+    assert torch.allclose(logits(read), expected, atol=1e-6)
+    assert (logits(loaded(folder, "mixtral").module) - expected).abs().max() > 1e-3
+
+
+def test_a_target_that_is_neither_map_nor_expert_is_refused(bases):
+    model = loaded(bases("mixtral"), "mixtral")
+    with pytest.raises(RecipeError, match=r"no linear map called 'experts\.up'"):
+        Lora(Lora.Options(targets=["q_proj", "experts.up"])).prepare(model)

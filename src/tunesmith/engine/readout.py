@@ -69,12 +69,12 @@ def _token_log_probs(
     rows_N = stream.weights_T.nonzero()[:, 0]
     layer: Any = model.module.get_submodule(model.anatomy.output or "")
     hidden_ND, targets_N = hidden_TD[rows_N], stream.targets_T[rows_N]
-    bias_V = getattr(layer, "bias", None)
+    weight_VD, bias_V = model.output_weight_VD, getattr(layer, "bias", None)
     if token_weights is None:
-        scores = token_log_probs(hidden_ND, layer.weight, targets_N, bias_V=bias_V, shape=shape)
+        scores = token_log_probs(hidden_ND, weight_VD, targets_N, bias_V=bias_V, shape=shape)
         return TokenLogProbs(scores.logprobs_N, rows_N, scores.correct_N)
     loss = linear_cross_entropy(
-        hidden_ND, layer.weight, targets_N, token_weights, bias_V=bias_V, shape=shape
+        hidden_ND, weight_VD, targets_N, token_weights, bias_V=bias_V, shape=shape
     )
     return TokenLogProbs(loss.logprobs_N, rows_N, loss.correct_N, loss.total)
 

@@ -49,6 +49,22 @@ def choose_targets(model: Model, targets: Literal["all-linear"] | Sequence[str])
     return [name for name in linears if name in chosen]
 
 
+def choose_experts(model: Model, targets: Literal["all-linear"] | Sequence[str]) -> dict[str, str]:
+    """Return the stacked weights of experts that `targets` names, and which target names each.
+
+    A mixture of experts keeps one parameter `[experts, out, in]` for all its experts, which is no
+    module of its own. "all-linear" names none of them.
+    """
+    stacked = [
+        name
+        for layer in model.anatomy.layers
+        for name, parameter in model.module.get_submodule(layer.name).named_parameters(layer.name)
+        if parameter.ndim == 3
+    ]
+    named = () if targets == "all-linear" else targets
+    return {name: t for name in stacked for t in named if f".{name}".endswith(f".{t}")}
+
+
 def short_names(model: Model, wanted: Sequence[str]) -> list[str]:
     """Return the shortest endings of names that pick `wanted` and nothing else in the model.
 

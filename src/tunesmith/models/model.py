@@ -73,7 +73,14 @@ class Model:
 
     @property
     def output_weight_VD(self) -> Tensor:
-        """Weight of the layer that turns hidden states into logits over the vocabulary."""
+        """Weight of the layer that turns hidden states into logits over the vocabulary.
+
+        Where PEFT lets single rows learn, they are in their places, as long as they are in use.
+        """
         output: Any = self.module.get_submodule(self.anatomy.output or "")
-        weight: Tensor = output.weight
+        apart: Any = getattr(output, "token_adapter", None)
+        in_use = apart is not None and not apart.disable_adapters
+        weight: Tensor = (
+            apart.get_merged_weights(apart.active_adapters) if in_use else output.weight
+        )
         return weight

@@ -58,7 +58,8 @@ class Lora(PeftTechnique):
         targets: Targets = Field(
             default=ALL_LINEAR,
             description="linear maps that get an adapter: all of the layers', or names such as "
-            "`q_proj` or `mlp.up_proj`",
+            "`q_proj` or `mlp.up_proj`; by name also the weights of a mixture's experts, such as "
+            "`experts.gate_up_proj`",
         )
         bias: Literal["none", "all", "lora_only"] = Field(
             default="none",
@@ -77,6 +78,11 @@ class Lora(PeftTechnique):
             default="zero",
             description="what an adapter begins with: nothing, or the principal part of its "
             "weight (PiSSA), which learns faster; saved as an ordinary adapter of twice the rank",
+        )
+        new_tokens: bool = Field(
+            default=False,
+            description="let the rows of the tokens that surgery added learn, too; only these rows "
+            "are saved beside the adapter",
         )
         b_rate: float = Field(
             default=1.0,
@@ -111,9 +117,19 @@ class Lora(PeftTechnique):
         """
         from peft import LoraConfig
 
-        from tunesmith.models.adapters import choose_targets, placed, smallest_side
+        from tunesmith.models.adapters import (
+            choose_experts,
+            choose_targets,
+            placed,
+            smallest_side,
+        )
+        from tunesmith.models.added_tokens import added_tokens
 
-        wanted = choose_targets(model, self.options.targets)
+        experts = choose_experts(model, self.options.targets)
+        linears = self.options.targets
+        if experts:
+            linears = [name for name in linears if name not in experts.values()]
+        wanted = choose_targets(model, linears)
         principal = self.options.initial == "pissa"
         if principal and smallest_side(model, wanted) < self.options.rank:
             raise RecipeError(
@@ -124,6 +140,8 @@ class Lora(PeftTechnique):
             )
         return LoraConfig(
             **placed(model, wanted),
+            target_parameters=list(experts) or None,
+            trainable_token_indices=added_tokens(model) if self.options.new_tokens else None,
             r=self.options.rank,
             lora_alpha=self.options.scale,
             lora_dropout=self.options.dropout,

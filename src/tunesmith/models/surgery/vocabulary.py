@@ -4,8 +4,8 @@
              already thinks of it
     mean     the mean of all tokens: nothing in particular (Hewitt, 2021)
 
-Rows that no token uses are taken first. Under an adapter the rows stay as they begin; `full` and
-`layers` with `output` let them learn.
+Rows that no token uses are taken first. Under an adapter the rows stay as they begin, unless `lora`
+is told to let the new ones learn (`new_tokens`); `full` and `layers` with `output` let all learn.
 """
 
 from __future__ import annotations
