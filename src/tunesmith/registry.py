@@ -1,4 +1,4 @@
-"""Finds what grows (tasks, techniques, objectives, operations) by name, and imports one at a time.
+"""Finds what grows (tasks, techniques, objectives, operations, retainers) by name, and imports one at a time.
 
 A kind is a package; a member is one module of it, whose name is the member's name. The module
 holds one class marked with `@KIND.register`. Names come from the file listing, so that asking for
@@ -84,3 +84,4 @@ TASKS: Registry[Any] = Registry("task", "tunesmith.tasks")
 TECHNIQUES: Registry[Any] = Registry("technique", "tunesmith.techniques")
 OBJECTIVES: Registry[Any] = Registry("objective", "tunesmith.objectives")
 OPERATIONS: Registry[Any] = Registry("operation", "tunesmith.models.surgery")
+RETAINERS: Registry[Any] = Registry("retainer", "tunesmith.retain")

@@ -10,7 +10,7 @@ import pytest
 
 import tunesmith
 from tunesmith.recipes import DataOptions, EvaluationOptions, Recipe, TrainingOptions
-from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES
+from tunesmith.registry import OBJECTIVES, OPERATIONS, RETAINERS, TASKS, TECHNIQUES
 
 SOURCE = Path(tunesmith.__file__).parent
 
@@ -38,7 +38,7 @@ MODELS = {
     "evaluation": EvaluationOptions,
     **{
         f"{registry.kind} {member.name}": member.Options
-        for registry in (TASKS, TECHNIQUES, OBJECTIVES, OPERATIONS)
+        for registry in (TASKS, TECHNIQUES, OBJECTIVES, OPERATIONS, RETAINERS)
         for member in registry
     },
 }

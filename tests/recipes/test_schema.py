@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tunesmith.data.formats import FORMATS
 from tunesmith.recipes import DataOptions, Recipe, load_recipe, recipe_schema
 from tunesmith.recipes.document import read_document
-from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES
+from tunesmith.registry import OBJECTIVES, OPERATIONS, RETAINERS, TASKS, TECHNIQUES
 
 _text = st.text(
     st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12
@@ -121,7 +121,7 @@ def test_every_reference_in_the_json_schema_leads_somewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "registry", [TASKS, TECHNIQUES, OBJECTIVES, OPERATIONS], ids=lambda r: r.kind
+    "registry", [TASKS, TECHNIQUES, OBJECTIVES, OPERATIONS, RETAINERS], ids=lambda r: r.kind
 )
 def test_every_option_of_every_member_is_described_and_refuses_others(registry: Any) -> None:
     for member in registry:

@@ -118,11 +118,14 @@ class Engine:
             What each term adds to the loss of the step, and the readout, detached.
         """
         batch = batch.to(self.device)
+        before = [term.before(batch) for term in objective.further]
         with self._mode(training=True):
-            readout = self._read(batch, objective.readout, objective.token_weights(batch))
+            readout, *others = self._read_all(batch, objective)
+            terms = dict(objective.loss(readout, batch))
+            for further, other, found in zip(objective.further, others, before, strict=True):
+                terms[further.name] = further.loss(other, batch, found)
             shares = {
-                name: term.total * (term.weight / counts[name])
-                for name, term in objective.loss(readout, batch).items()
+                name: term.total * (term.weight / counts[name]) for name, term in terms.items()
             }
             torch.autograd.backward(torch.stack(list(shares.values())).sum())
         return {name: float(share.detach()) for name, share in shares.items()}, readout
@@ -211,6 +214,7 @@ class Engine:
         prefix = "optimizer/"
         moments = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
         self.optimizer.load_state_dict(moments)
+        self._generator.forget()
 
     def digest(self) -> str:
         """Return the SHA-256 of what learns, as it is now."""
@@ -228,6 +232,26 @@ class Engine:
             flat = tensor.detach().cpu().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def _read_all(self, batch: Batch, objective: Objective) -> list[Any]:
+        """Return what an objective and its further terms need, of one pass of the body."""
+        weights_N = objective.token_weights(batch)
+        if not objective.further:
+            return [self._read(batch, objective.readout, weights_N)]
+        wanted = [objective.readout, *(term.readout for term in objective.further)]
+        with computing(self.dtype, self.device):
+            hidden_TD = self._hidden(batch.text)
+            return [
+                read(
+                    self.model,
+                    hidden_TD,
+                    batch.text,
+                    readout,
+                    self.logit_shape,
+                    token_weights=weights_N if readout is TokenLogProbs else None,
+                )
+                for readout in wanted
+            ]
 
     def _read(self, batch: Batch, readout: type[Any], token_weights: Tensor | None) -> Any:
         with computing(self.dtype, self.device):

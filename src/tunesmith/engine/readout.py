@@ -1,6 +1,6 @@
 """What an objective reads of a forward pass: from hidden states to a readout.
 
-    hidden_TD ──read──> TokenLogProbs | Pooled | Features | PerToken | Hidden
+    hidden_TD ──read──> TokenLogProbs | TokenStates | Pooled | Features | PerToken | Hidden
 
 Logits are computed by us, outside the model class and only where a token is learnt, so that no
 architecture opts out of the loss arithmetic. What some families do to their logits beside the
@@ -19,10 +19,18 @@ from torch import Tensor
 
 from tunesmith.data.batch import Stream
 from tunesmith.errors import ModelError
+from tunesmith.kernels.divergence import OutputRows
 from tunesmith.kernels.token_loss import LogitShape, linear_cross_entropy, token_log_probs
 from tunesmith.models.heads import apply_head, document_rows, token_outputs
 from tunesmith.models.model import Model
-from tunesmith.objectives.base import Features, Hidden, PerToken, Pooled, TokenLogProbs
+from tunesmith.objectives.base import (
+    Features,
+    Hidden,
+    PerToken,
+    Pooled,
+    TokenLogProbs,
+    TokenStates,
+)
 
 PER_DOCUMENT = (Pooled, Features)
 """Readouts for which one row of each document is enough."""
@@ -49,6 +57,8 @@ def read(
         return read_documents(model, document_rows(model, hidden_TD, stream.cu_seqlens), readout)
     if readout is PerToken:
         return PerToken(token_outputs(model, hidden_TD))
+    if readout is TokenStates:
+        return _token_states(model, hidden_TD, stream, shape)
     if readout is TokenLogProbs:
         return _token_log_probs(model, hidden_TD, stream, shape, token_weights)
     raise TypeError(f"the engine has no readout {readout.__name__}")
@@ -77,6 +87,26 @@ def _token_log_probs(
         hidden_ND, weight_VD, targets_N, token_weights, bias_V=bias_V, shape=shape
     )
     return TokenLogProbs(loss.logprobs_N, rows_N, loss.correct_N, loss.total)
+
+
+def _token_states(
+    model: Model, hidden_TD: Tensor, stream: Stream, shape: LogitShape
+) -> TokenStates:
+    if stream.weights_T is None:
+        raise ValueError("states of learnt tokens need a stream that says what is learnt")
+    rows_N = stream.weights_T.nonzero()[:, 0]
+    layer: Any = model.module.get_submodule(model.anatomy.output or "")
+    kind = hidden_TD.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if autocast else layer.weight.dtype
+    bias_V = getattr(layer, "bias", None)
+    output = OutputRows(
+        hidden_TD[rows_N].to(dtype),
+        layer.weight.to(dtype),
+        None if bias_V is None else bias_V.to(dtype),
+        shape,
+    )
+    return TokenStates(output, rows_N)
 
 
 def probe_output(model: Model) -> LogitShape:

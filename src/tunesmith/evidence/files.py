@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tunesmith.errors import InputError
+from tunesmith.evidence.curve import Curve, read_curve
 from tunesmith.training.events import read_events
 
 Verdict = Literal["improved", "no evidence", "worse"]
@@ -157,6 +158,7 @@ class Summary(BaseModel):
     technique: str = ""
     technique_facts: dict[str, str] = {}
     surgery: list[str] = []
+    retain: dict[str, str] = {}
     data: DataFacts = DataFacts()
     steps: int = 0
     tokens: int = 0
@@ -200,6 +202,7 @@ class Evidence:
     metrics: Metrics
     summary: Summary
     examples: list[Example]
+    tradeoff: Curve | None = None
 
     @property
     def kept_step(self) -> int | None:
@@ -240,6 +243,7 @@ def read_evidence(run_dir: Path) -> Evidence:
         metrics=metrics,
         summary=_read_json(run_dir, "summary.json", Summary),
         examples=_read_examples(run_dir / "evaluation" / "predictions.parquet", metrics.deciding),
+        tradeoff=read_curve(run_dir),
     )
 
 

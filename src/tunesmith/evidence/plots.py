@@ -141,6 +141,32 @@ def changes(name: str, title: str, improvements: Sequence[float]) -> str:
         return _svg(figure, name, title)
 
 
+def way(
+    name: str,
+    title: str,
+    points: Points,
+    labels: Sequence[str],
+    *,
+    chosen: int,
+    axes: tuple[str, str],
+) -> str:
+    """Draw points in their order, each with its label, and mark the one that was chosen.
+
+    Args:
+        axes: what is measured to the right, and upwards.
+    """
+    across, up = zip(*points, strict=True)
+    with _figure(name, 4.8, 2.8) as (figure, drawn):
+        drawn.plot(across, up, color=_SERIES, linewidth=1.4, marker="o", markersize=4)
+        drawn.plot([across[chosen]], [up[chosen]], color=_BETTER, marker="o", markersize=9)
+        for point, label in zip(points, labels, strict=True):
+            drawn.annotate(label, point, xytext=(6, 4), textcoords="offset points", fontsize=8)
+        drawn.set_xlabel(axes[0])
+        drawn.set_ylabel(axes[1])
+        drawn.margins(x=0.12, y=0.12)
+        return _svg(figure, name, title)
+
+
 def _draw(axes: Any, line: Line, colour: str) -> None:
     steps, values = zip(*line.points, strict=True)
     marker = "o" if line.marks or len(line.points) == 1 else None

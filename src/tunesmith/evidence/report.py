@@ -22,6 +22,7 @@ from tunesmith.errors import RunError
 from tunesmith.evidence import figures, plots
 from tunesmith.evidence.advice import advise
 from tunesmith.evidence.files import Evidence, Example, Metrics, Summary, read_evidence
+from tunesmith.evidence.tradeoff import drawing, sentence
 from tunesmith.evidence.utilisation import utilisation
 from tunesmith.evidence.verdict import state
 
@@ -73,6 +74,8 @@ def render(evidence: Evidence) -> str:
         rows=_rows(evidence.metrics),
         curves=_curves(evidence),
         utilisation=utilisation(evidence.summary),
+        tradeoff_plot=drawing(evidence.tradeoff) if evidence.tradeoff else None,
+        tradeoff=sentence(evidence.tradeoff) if evidence.tradeoff else None,
         chosen=choose_examples(evidence.examples),
         changes_plot=_changes_plot(evidence.examples),
         improved=sum(example.improvement > 0 for example in evidence.examples),
@@ -224,6 +227,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
         ("Task", figures.label(summary.task)),
         ("Technique", figures.label(summary.technique)),
         *summary.technique_facts.items(),
+        *summary.retain.items(),
         (
             "Learns",
             f"{figures.count(summary.trainable_parameters)} parameters"

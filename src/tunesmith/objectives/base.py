@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tunesmith.data.batch import Batch
+    from tunesmith.kernels.divergence import OutputRows
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,47 @@ class Hidden:
 
 
 @dataclass(frozen=True)
+class TokenStates:
+    """What the output layer reads at each learnt token, and the layer itself.
+
+    For losses over whole distributions: `output` makes N rows of logits, whose positions (into the
+    stream's T) are `rows_N`. They are made chunk by chunk, by whoever needs them.
+    """
+
+    output: OutputRows
+    rows_N: Tensor
+
+
+@dataclass(frozen=True)
 class Term:
     """One addend of the loss: its sum over the batch, the count it is divided by, its weight."""
 
     total: Tensor
     count: float
     weight: float = 1.0
+
+
+class FurtherTerm(ABC):
+    """An addend of the loss beside the objective's own, made of the same forward pass."""
+
+    name: str
+    readout: type[Any]
+
+    def before(self, batch: Batch) -> Any:
+        """Compute what is needed of other weights, before the pass of those that learn."""
+        return None
+
+    @abstractmethod
+    def count(self, batch: Batch) -> float:
+        """Return what the sum will be divided by, over this batch; needs no forward."""
+
+    @abstractmethod
+    def loss(self, readout: Any, batch: Batch, before: Any) -> Term:
+        """Return the term over this batch, as a sum.
+
+        Args:
+            before: what `before` returned for this batch.
+        """
 
 
 class Objective(ABC):
@@ -99,6 +135,11 @@ class Objective(ABC):
 
     def __init__(self, options: BaseModel | None = None) -> None:
         self.options: Any = options or self.Options()
+        self.further: tuple[FurtherTerm, ...] = ()
+
+    def all_counts(self, batch: Batch) -> dict[str, float]:
+        """Return `counts`, and those of the further terms."""
+        return self.counts(batch) | {term.name: term.count(batch) for term in self.further}
 
     @abstractmethod
     def counts(self, batch: Batch) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""The recipe's JSON schema, with the options of every task, technique, objective and operation.
+"""The recipe's JSON schema, with the options of every task, technique, objective, operation and
+retainer.
 
     registry, option models ──recipe_schema──> JSON schema (draft 2020-12)
 
@@ -15,6 +16,7 @@ from tunesmith.recipes.schema import (
     ObjectiveChoice,
     OperationChoice,
     Recipe,
+    RetainerChoice,
     TaskChoice,
     TechniqueChoice,
 )
@@ -24,6 +26,7 @@ _CHOICES: tuple[type[Choice], ...] = (
     TechniqueChoice,
     ObjectiveChoice,
     OperationChoice,
+    RetainerChoice,
 )
 
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from tunesmith.errors import RecipeError
 from tunesmith.recipes.document import Document, from_mapping, override, read_document
 from tunesmith.recipes.explain import explain, where
-from tunesmith.recipes.schema import DEFAULT_TECHNIQUE, Recipe
+from tunesmith.recipes.schema import DEFAULT_TECHNIQUE, Choice, Recipe
 
 _CHOICES = {"task": None, "technique": DEFAULT_TECHNIQUE, "objective": None}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -127,12 +127,26 @@ def _with_places_of_files(recipe: Recipe, document: Document, base: Path) -> Rec
         for name in ("test", "validation")
         if isinstance(spec := getattr(data, name), str)
     }
+    retain = [_with_places(choice, i, document, base) for i, choice in enumerate(recipe.retain)]
     return recipe.model_copy(
         update={
+            "retain": retain,
             "model": _located_model(recipe.model, base, where(document, ("model",))),
             "data": data.model_copy(update={"train": train, **apart}),
         }
     )
+
+
+def _with_places(choice: Choice, number: int, document: Document, base: Path) -> Choice:
+    """Return a member's choice with the files that its option `data` names, if it has one."""
+    files = getattr(choice.options, "data", None)
+    if not files:
+        return choice
+    data = [
+        _located(spec, base, where(document, ("retain", number, "data", place)))
+        for place, spec in enumerate(files)
+    ]
+    return choice.model_copy(update={"options": choice.options.model_copy(update={"data": data})})
 
 
 def _located(spec: str, base: Path, place: str) -> str:

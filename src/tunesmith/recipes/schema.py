@@ -27,7 +27,7 @@ from pydantic_core import PydanticCustomError, to_json
 
 from tunesmith.errors import suggest
 from tunesmith.recipes.document import RecipeDumper
-from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES, Registry
+from tunesmith.registry import OBJECTIVES, OPERATIONS, RETAINERS, TASKS, TECHNIQUES, Registry
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -111,6 +111,12 @@ class OperationChoice(Choice):
     """A change of the model before it learns."""
 
     registry = OPERATIONS
+
+
+class RetainerChoice(Choice):
+    """A way to keep what the model knew."""
+
+    registry = RETAINERS
 
 
 def _empty_section(value: Any) -> Any:
@@ -433,3 +439,6 @@ class Recipe(BaseModel):
         return yaml.dump(
             self.model_dump(), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=88
         )
+    retain: list[RetainerChoice] = Field(
+        default=[], description="what is done against forgetting, of which several go together"
+    )

@@ -104,7 +104,7 @@ def _scores(
 def _records(recipe: Recipe, task: Task, data: str | Path | None) -> Dataset:
     if data is None:
         seed = recipe.training.seed
-        return load_splits(recipe.data, type(task).Record, selects(recipe.training), seed).test
+        return load_splits(recipe.data, type(task).Record, selects(recipe), seed).test
     found = load_dataset(
         [str(data)],
         type(task).Record,

@@ -6,6 +6,7 @@
       events.jsonl         one line a step
       checkpoints/         see training/checkpoints.py
       model/               the result, loadable without Tunesmith
+      retain/              what mattered for old texts; curve.json: points between before and after
       evaluation/          scores before and after, noise, metrics.json, predictions.parquet
       summary.json         the run in figures
       report.html
@@ -56,6 +57,8 @@ class RunFolder:
         self.noise = self.evaluation / "noise.json"
         self.metrics = self.evaluation / "metrics.json"
         self.predictions = self.evaluation / "predictions.parquet"
+        self.retain = path / "retain"
+        self.curve = self.retain / "curve.json"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
 

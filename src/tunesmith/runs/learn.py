@@ -19,7 +19,7 @@ from tunesmith.evaluation.significance import figures
 from tunesmith.objectives.base import Features
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import RunFolder
-from tunesmith.runs.prepare import Prepared, selects
+from tunesmith.runs.prepare import Prepared, selects_steps
 from tunesmith.runs.roofline import meter_of
 from tunesmith.tasks.base import Metric
 from tunesmith.techniques.base import Fits
@@ -88,15 +88,14 @@ def _train(
 
 def validation(prepared: Prepared, console: Console) -> Validation | None:
     """Return how the run is judged on the way, or None where nothing is selected by it.
+            before_update=prepared.retention.before_update,
 
     The recipe's metric decides where it can be had without generating, else the task's own.
     """
     part = prepared.validation
-    if part is None or not selects(prepared.recipe.training):
+    if part is None or not selects_steps(prepared.recipe.training):
         return None
-    metrics = dict(prepared.task.metrics)
-    chosen = prepared.recipe.evaluation.metric
-    decides = chosen if chosen and not metrics[chosen].generated else prepared.task.primary
+    decides, metrics = deciding(prepared)
 
     def measure() -> Mapping[str, float]:
         return validation_figures(prepared, part, metrics, console)
@@ -113,6 +112,14 @@ def validation_figures(
         part.data.records,
         part.examples,
         generate=0,
+def deciding(prepared: Prepared) -> tuple[str, dict[str, Metric]]:
+    """Return the metric that decides on validation records, where nothing is generated, and all."""
+    metrics = dict(prepared.task.metrics)
+    chosen = prepared.recipe.evaluation.metric
+    decides = chosen if chosen and not metrics[chosen].generated else prepared.task.primary
+    return decides, metrics
+
+
         console=Console(quiet=True),
         tokens_per_batch=prepared.recipe.evaluation.tokens_per_batch,
     )

@@ -7,6 +7,7 @@ The choice is written into the run's record; a resumed run takes that one, whate
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.plan import Plan
@@ -20,9 +21,12 @@ _GB = 10**9
 
 
 def fit_memory(
-    training: TrainingOptions, engine: Engine, plan: Plan
+    training: TrainingOptions, engine: Engine, plan: Plan, beside: int = 0
 ) -> tuple[MemoryEstimate, list[str]]:
     """Checkpoint as few layers as let training fit its memory.
+
+    Args:
+        beside: bytes that are held beside what training itself needs.
 
     Returns:
         The estimate of the peak, and warnings: with `memory_gb: auto` a job that is not expected to
@@ -37,7 +41,8 @@ def fit_memory(
     stated = None if training.memory_gb == "auto" else int(training.memory_gb * _GB)
     budget = free_bytes(engine.device) if stated is None else stated
     batch = largest_micro_batch(plan, engine)
-    chosen, estimate = Memory(engine).fit(batch, budget)
+    chosen, estimate = Memory(engine).fit(batch, budget - beside)
+    estimate = replace(estimate, weights=estimate.weights + beside)
     engine.checkpoints.choose(chosen)
     if estimate.total <= budget:
         return estimate, []

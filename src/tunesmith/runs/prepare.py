@@ -40,6 +40,8 @@ from tunesmith.runs.encoded_store import Store
 from tunesmith.runs.encoding import Part, encode
 from tunesmith.runs.memory_budget import fit_memory
 from tunesmith.runs.study import study_records
+from tunesmith.runs.retain import Retention, make_retention, needs_validation
+from tunesmith.runs.streamed import Streamed, stream_of
 from tunesmith.tasks.base import Task, owners
 from tunesmith.techniques.base import Technique
 from tunesmith.training.memory import MemoryEstimate
@@ -70,6 +72,7 @@ class Prepared:
     frozen_seconds: float = field(init=False, default=0.0)
 
     @property
+    retention: Retention = field(default_factory=Retention)
     def model(self) -> Model:
         """The loaded model."""
         return self.engine.model
@@ -86,11 +89,11 @@ class Prepared:
         return [*self.splits.dropped, *(lost for part in parts for lost in part.dropped)]
 
     def plan(self) -> Plan:
-        """Return the steps of training."""
-        training = self.recipe.training
+        """Return the steps of training; of a stream, as if it were its first window."""
+        training, old = self.recipe.training, self.retention.replayed
         return Plan(
-            self.train.examples,
-            self.objective.counts,
+            [*self.train.examples, *old] if old else self.train.examples,
+            self.objective.all_counts,
             batch_size=training.batch_size,
             tokens_per_batch=training.tokens_per_batch,
             epochs=training.epochs,
@@ -175,7 +178,7 @@ def check_decides(recipe: Recipe, task: Task, tested: int) -> None:
         )
 
 
-def selects(training: TrainingOptions) -> bool:
+def selects(recipe: Recipe) -> bool:
     """Return whether anything is chosen by validation, so that data must be split off for it."""
     return training.keep_best or training.patience is not None or bool(training.validate_every)
 
@@ -188,6 +191,11 @@ def prepare(
 ) -> Prepared:
     """Load and check everything that `recipe` asks for.
 
+    return selects_steps(recipe.training) or needs_validation(recipe)
+
+
+def selects_steps(training: TrainingOptions) -> bool:
+    """Return whether there are validations on the way."""
     Args:
         state: what the task noted when the run began, where it is gone on with.
         chosen: likewise of the technique.
@@ -196,7 +204,7 @@ def prepare(
         RecipeError, DataError, ModelError: what is wrong, before anything was trained.
     """
     task, technique = make_task(recipe), make_technique(recipe)
-    splits = load_splits(recipe.data, task.Record, selects(recipe.training), recipe.training.seed)
+    splits = load_splits(recipe.data, task.Record, selects(recipe), recipe.training.seed)
     if state is not None:
         task.load_state(state)
     if chosen is not None:
@@ -237,7 +245,9 @@ def prepare(
             "What is measured before training is the altered model, not the one that is published."
         )
     _check_whole_steps(prepared)
-    prepared.memory, unfit = fit_memory(recipe.training, engine, prepared.plan())
+    prepared.memory, unfit = fit_memory(
+        recipe.training, engine, prepared.plan(), prepared.retention.nbytes
+    )
     prepared.warnings.extend(unfit)
     return prepared
 
@@ -251,6 +261,9 @@ def _check_whole_steps(prepared: Prepared) -> None:
     if not prepared.objective.whole_step:
         return
     plan = prepared.plan()
+    prepared.retention = make_retention(
+        recipe, task, technique, objective, engine, len(train.examples), console
+    )
     largest = max(plan.tokens_of(step) for step in range(len(plan)))
     if any(plan.passes(step) > 1 for step in range(len(plan))):
         raise RecipeError(

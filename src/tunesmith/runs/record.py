@@ -62,7 +62,7 @@ def fingerprints(prepared: Prepared) -> dict[str, str]:
     found = {"model": prepared.model.source.fingerprint}
     for name, part in _parts(prepared).items():
         found[name] = _digest(part)
-    return found
+    return found | prepared.retention.fingerprints()
 
 
 def check_same_inputs(folder: RunFolder, prepared: Prepared) -> dict[str, Any]:

@@ -23,12 +23,14 @@ from tunesmith.recipes.load import load_recipe
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.frozen import Frozen, decide, keep, taken_again
 from tunesmith.runs.hardware import differs, hardware
+from tunesmith.runs.interpolation import find_point
 from tunesmith.runs.learn import learn
 from tunesmith.runs.measure import compare_run, measure_after, measure_before
 from tunesmith.runs.memory_budget import replay
 from tunesmith.runs.prepare import Prepared, prepare
 from tunesmith.runs.record import check_same_inputs, write_record
 from tunesmith.runs.result import save_result
+from tunesmith.runs.retain import examine
 from tunesmith.runs.run import Run
 from tunesmith.runs.summary import write_summary
 from tunesmith.training.guards import Interrupted
@@ -139,8 +141,10 @@ def _finish(folder: RunFolder, prepared: Prepared, frozen: Frozen | None, consol
         console.warn(warning)
     _introduce(prepared, console)
     keep(frozen, prepared, console)
+    examine(folder, prepared, console)
     before = measure_before(folder, prepared, console)
     learnt = learn(folder, prepared, console)
+    find_point(folder, prepared, console)
     after = measure_after(folder, prepared, console)
     compare_run(folder, prepared, before, after)
     save_result(folder, prepared, console)
@@ -164,7 +168,8 @@ def _introduce(prepared: Prepared, console: Console) -> None:
     )
     for sentence in prepared.model.surgery:
         console.note(sentence)
-    for heading, said in prepared.technique.facts().items():
+    said_of = prepared.technique.facts() | prepared.retention.facts()
+    for heading, said in said_of.items():
         console.note(f"{heading}: {said}.")
     twice = engine.checkpoints.chosen.layers
     if twice:

@@ -98,6 +98,10 @@ class Technique(ABC):
                 (decayed if parameter.ndim >= 2 else kept)[name] = parameter
         return [ParameterGroup(decayed), ParameterGroup(kept, weight_decay=0.0)]
 
+    def between(self, name: str, start: Tensor, learnt: Tensor, share: float) -> Tensor:
+        """Return the value of a parameter at a share of the way from `start` to `learnt`."""
+        return start.lerp(learnt, share)
+
     @abstractmethod
     def save(self, model: Model, folder: Path) -> None:
         """Write the result to `folder` in the format that its own ecosystem loads."""

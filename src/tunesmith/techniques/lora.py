@@ -173,6 +173,15 @@ class Lora(PeftTechnique):
         scale = self.options.b_rate
         return [ParameterGroup(rest), ParameterGroup(faster, learning_rate_scale=scale), kept]
 
+    def between(self, name: str, start: Tensor, learnt: Tensor, share: float) -> Tensor:
+        """Return a value on the straight line between the weights: the second factor is scaled.
+
+        Where the factors began as a part of the weights, the line is that of their own values.
+        """
+        if self.options.initial == "zero" and ".lora_A." in name:
+            return learnt
+        return super().between(name, start, learnt, share)
+
     def save(self, model: Model, folder: Path) -> None:
         """Write the adapters, as PEFT reads them."""
         from tunesmith.models.adapters import as_difference

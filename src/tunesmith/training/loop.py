@@ -73,6 +73,8 @@ class Loop:
         best: the best weights so far, of a resumed run.
         meter: counts the FLOPs of steps; None where they cannot be counted.
     """
+        before_update: called with the number of each step when its gradients are complete; what it
+            returns is added to the loss, as terms.
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class Loop:
         best: dict[str, Tensor] | None = None,
         meter: Meter | None = None,
     ) -> None:
+        before_update: Callable[[int], Mapping[str, float]] = lambda step: {},
         self.engine = engine
         self.objective = objective
         self.plan = plan
@@ -102,6 +105,7 @@ class Loop:
         self.best = best or {}
         self.meter = meter
 
+        self._before_update = before_update
     def run(self) -> Progress:
         """Train to the end of the plan, or until validation no longer improves.
 
@@ -132,7 +136,7 @@ class Loop:
             warmup=self.options.warmup,
         )
         self.engine.begin_step(rate)
-        terms = self._learn(step, number)
+        terms = {**self._learn(step, number), **self._before_update(number)}
         norm = self.engine.optimizer_step(rate)
         seconds = time.perf_counter() - began
         loss = sum(terms.values())
