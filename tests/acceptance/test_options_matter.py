@@ -34,6 +34,7 @@ FIVE_BAD, MANY_GOOD = CLASSES[1:11:2], CLASSES[::2] * 2
 FILES = {
     "train.jsonl": ANSWERS,
     "texts.jsonl": TEXTS,
+    "old.jsonl": [{"prompt": f"Count {i}", "completion": f"{i} {i + 1}"} for i in range(9)],
     "silent.jsonl": [*ANSWERS, {"prompt": "Say nothing", "completion": ""}],
     "class.jsonl": CLASSES,
     "tagged.jsonl": TAGGED,
@@ -45,7 +46,6 @@ FILES = {
                      for i, row in enumerate([*MANY_GOOD, *FIVE_BAD])],
     "grouped.jsonl": [{**row, "topic": i // 5} for i, row in enumerate(ANSWERS)],
     "either.jsonl": [
-    "old.jsonl": [{"prompt": f"Count {i}", "completion": f"{i} {i + 1}"} for i in range(9)],
         {**row, "messages": [{"role": "user", "content": "Hi"},
                              {"role": "assistant", "content": f"Hello {i}"}]}
         for i, row in enumerate(ANSWERS)
@@ -87,6 +87,11 @@ WILD = FULL | {  # too high a rate: the first validation is the best
 }
 
 
+STEADY = INSTRUCT["training"] | {"learning_rate": 0.003, "epochs": 2}
+LISTED = {"operation": "surgery", "retainer": "retain"}
+"""Kinds of which a recipe lists several, and under which key."""
+
+
 def put(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe with values set at dotted places."""
     made = json.loads(json.dumps(recipe))
@@ -106,11 +111,6 @@ def checked(recipe: dict[str, Any], runs: Path) -> dict[str, Any]:
     """What `check` says, but for the time, which is never the same twice."""
     return asdict(api.check(recipe, show=2, console=SILENT)) | {"seconds": None}
 
-STEADY = INSTRUCT["training"] | {"learning_rate": 0.003, "epochs": 2}
-LISTED = {"operation": "surgery", "retainer": "retain"}
-"""Kinds of which a recipe lists several, and under which key."""
-
-
 
 def refusal(recipe: dict[str, Any], runs: Path) -> str | None:
     """Why the recipe is refused, or None."""
@@ -127,6 +127,20 @@ def refused_or_counted(recipe: dict[str, Any], runs: Path) -> str | int:
         return len(api.check(recipe, console=SILENT).dropped)
     except DataError as error:
         return error.what
+
+
+def refused_data(recipe: dict[str, Any], runs: Path) -> str | None:
+    """Why the data is refused, or None."""
+    try:
+        prepare(parse_recipe(recipe), SILENT)
+    except DataError as error:
+        return error.what
+    return None
+
+
+def steps(recipe: dict[str, Any], runs: Path) -> int:
+    """How many steps there are."""
+    return len(prepare(parse_recipe(recipe), SILENT).plan())
 
 
 def held_out(recipe: dict[str, Any], runs: Path) -> list[str]:
@@ -148,20 +162,6 @@ def events(recipe: dict[str, Any], runs: Path) -> list[dict[str, Any]]:
     path = trained(recipe, runs).path / "events.jsonl"
     seen = ("step", "loss", "learning_rate", "gradient_norm", "validation", "strength")
     return [
-def refused_data(recipe: dict[str, Any], runs: Path) -> str | None:
-    """Why the data is refused, or None."""
-    try:
-        prepare(parse_recipe(recipe), SILENT)
-    except DataError as error:
-        return error.what
-    return None
-
-
-def steps(recipe: dict[str, Any], runs: Path) -> int:
-    """How many steps there are."""
-    return len(prepare(parse_recipe(recipe), SILENT).plan())
-
-
         {name: event.get(name) for name in seen}
         for event in map(json.loads, path.read_text().splitlines())
     ]
@@ -263,6 +263,7 @@ TABLE: dict[str, Row] = {
     "evaluation": Row({}, {"metric": "perplexity"}, checked, part="metric"),
     # data
     "surgery": Row([], [{"name": "drop", "layers": [0]}], checked, part="parameters"),
+    "retain": Row([], [{"name": "l2_sp", "strength": 100.0}], result, FULL),
     "data.train": Row("train.jsonl", ["train.jsonl", "either.jsonl"], checked, part="train",
                       also={"data.format": "prompt_completion"}),
     "data.test": Row(0.2, 0.4, checked, part="test"),
@@ -290,7 +291,6 @@ TABLE: dict[str, Row] = {
     "training.beta1": Row(0.9, 0.5, result),
     "training.beta2": Row(0.999, 0.5, result),
     "training.epsilon": Row(1e-8, 0.1, result),
-    "retain": Row([], [{"name": "l2_sp", "strength": 100.0}], result, FULL),
     "training.optimizer": Row("adamw", "adamw_8bit", result, FULL),
     "training.clip_per_tensor": Row(False, True, result, FULL,
                                     {"training.max_grad_norm": 0.01, "training.epsilon": 0.01}),
@@ -419,6 +419,24 @@ TABLE: dict[str, Row] = {
                                   part="initial_digest"),
     "operation unfreeze.names": Row(["embed_tokens"], ["layers.0"], record, LAYERS,
                                     part="initial_digest"),
+    # retainers
+    "retainer replay.data": Row(["train.jsonl"], ["old.jsonl"], result, also={"share": 0.3}),
+    "retainer replay.read_as": Row("task", "text", refused_data, also={"data": ["train.jsonl"]}),
+    "retainer replay.generated": Row(2, 20, steps, also={"length": 8, "share": 0.9}),
+    "retainer replay.length": Row(8, 12, result, also={"generated": 4, "share": 0.9}),
+    "retainer replay.share": Row(0.2, 0.5, steps, also={"data": ["train.jsonl"]}),
+    "retainer kl.weight": Row(0.1, 10.0, result),
+    "retainer kl.temperature": Row(1.0, 4.0, result, also={"weight": 10.0}),
+    "retainer l2_sp.strength": Row(0.1, 100.0, result),
+    "retainer l2_sp.new": Row(0.0, 100.0, result, CLASS),
+    "retainer ewc.data": Row(["train.jsonl"], ["old.jsonl"], result, FULL, {"strength": 1e4}),
+    "retainer ewc.read_as": Row("task", "text", refused_data, also={"data": ["train.jsonl"]}),
+    "retainer ewc.generated": Row(2, 4, result, FULL, {"length": 8, "strength": 1e4}),
+    "retainer ewc.length": Row(8, 12, result, FULL, {"generated": 2, "strength": 1e4}),
+    "retainer ewc.strength": Row(1.0, 1e4, result, FULL, {"generated": 2, "length": 8}),
+    "retainer interpolate.shares": Row([0.5], [1.0], result),
+    "retainer interpolate.keep": Row(0.01, 1.0, result, {**INSTRUCT, "training": STEADY},
+                                     {"shares": [0.05, 1.0]}),
 }  # fmt: skip
 
 
@@ -448,24 +466,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(lines(rows))
     return folder
 
-    # retainers
-    "retainer replay.data": Row(["train.jsonl"], ["old.jsonl"], result, also={"share": 0.3}),
-    "retainer replay.read_as": Row("task", "text", refused_data, also={"data": ["train.jsonl"]}),
-    "retainer replay.generated": Row(2, 20, steps, also={"length": 8, "share": 0.9}),
-    "retainer replay.length": Row(8, 12, result, also={"generated": 4, "share": 0.9}),
-    "retainer replay.share": Row(0.2, 0.5, steps, also={"data": ["train.jsonl"]}),
-    "retainer kl.weight": Row(0.1, 10.0, result),
-    "retainer kl.temperature": Row(1.0, 4.0, result, also={"weight": 10.0}),
-    "retainer l2_sp.strength": Row(0.1, 100.0, result),
-    "retainer l2_sp.new": Row(0.0, 100.0, result, CLASS),
-    "retainer ewc.data": Row(["train.jsonl"], ["old.jsonl"], result, FULL, {"strength": 1e4}),
-    "retainer ewc.read_as": Row("task", "text", refused_data, also={"data": ["train.jsonl"]}),
-    "retainer ewc.generated": Row(2, 4, result, FULL, {"length": 8, "strength": 1e4}),
-    "retainer ewc.length": Row(8, 12, result, FULL, {"generated": 2, "strength": 1e4}),
-    "retainer ewc.strength": Row(1.0, 1e4, result, FULL, {"generated": 2, "length": 8}),
-    "retainer interpolate.shares": Row([0.5], [1.0], result),
-    "retainer interpolate.keep": Row(0.01, 1.0, result, {**INSTRUCT, "training": STEADY},
-                                     {"shares": [0.05, 1.0]}),
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_report() -> Iterator[None]:

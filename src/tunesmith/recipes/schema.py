@@ -416,6 +416,9 @@ class Recipe(BaseModel):
     objective: ObjectiveChoice | None = Field(
         default=None, description="which number goes down; null: the task's own"
     )
+    retain: list[RetainerChoice] = Field(
+        default=[], description="what is done against forgetting, of which several go together"
+    )
     training: Annotated[TrainingOptions, BeforeValidator(_empty_section)] = Field(
         default_factory=TrainingOptions, description="the loop"
     )
@@ -439,6 +442,3 @@ class Recipe(BaseModel):
         return yaml.dump(
             self.model_dump(), Dumper=RecipeDumper, sort_keys=False, allow_unicode=True, width=88
         )
-    retain: list[RetainerChoice] = Field(
-        default=[], description="what is done against forgetting, of which several go together"
-    )

@@ -81,6 +81,7 @@ def _train(
             progress=progress,
             best=best,
             meter=meter,
+            before_update=prepared.retention.before_update,
         ).run()
     finally:
         events.close()
@@ -88,7 +89,6 @@ def _train(
 
 def validation(prepared: Prepared, console: Console) -> Validation | None:
     """Return how the run is judged on the way, or None where nothing is selected by it.
-            before_update=prepared.retention.before_update,
 
     The recipe's metric decides where it can be had without generating, else the task's own.
     """
@@ -103,6 +103,14 @@ def validation(prepared: Prepared, console: Console) -> Validation | None:
     return Validation(measure, decides, metrics[decides].higher_is_better)
 
 
+def deciding(prepared: Prepared) -> tuple[str, dict[str, Metric]]:
+    """Return the metric that decides on validation records, where nothing is generated, and all."""
+    metrics = dict(prepared.task.metrics)
+    chosen = prepared.recipe.evaluation.metric
+    decides = chosen if chosen and not metrics[chosen].generated else prepared.task.primary
+    return decides, metrics
+
+
 def validation_figures(
     prepared: Prepared, part: Part, metrics: Mapping[str, Metric], console: Console
 ) -> dict[str, float]:
@@ -112,14 +120,6 @@ def validation_figures(
         part.data.records,
         part.examples,
         generate=0,
-def deciding(prepared: Prepared) -> tuple[str, dict[str, Metric]]:
-    """Return the metric that decides on validation records, where nothing is generated, and all."""
-    metrics = dict(prepared.task.metrics)
-    chosen = prepared.recipe.evaluation.metric
-    decides = chosen if chosen and not metrics[chosen].generated else prepared.task.primary
-    return decides, metrics
-
-
         console=Console(quiet=True),
         tokens_per_batch=prepared.recipe.evaluation.tokens_per_batch,
     )

@@ -39,9 +39,8 @@ from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES
 from tunesmith.runs.encoded_store import Store
 from tunesmith.runs.encoding import Part, encode
 from tunesmith.runs.memory_budget import fit_memory
-from tunesmith.runs.study import study_records
 from tunesmith.runs.retain import Retention, make_retention, needs_validation
-from tunesmith.runs.streamed import Streamed, stream_of
+from tunesmith.runs.study import study_records
 from tunesmith.tasks.base import Task, owners
 from tunesmith.techniques.base import Technique
 from tunesmith.training.memory import MemoryEstimate
@@ -68,11 +67,11 @@ class Prepared:
     test: Part
     validation: Part | None
     warnings: list[str] = field(default_factory=list)
+    retention: Retention = field(default_factory=Retention)
     memory: MemoryEstimate = field(init=False)
     frozen_seconds: float = field(init=False, default=0.0)
 
     @property
-    retention: Retention = field(default_factory=Retention)
     def model(self) -> Model:
         """The loaded model."""
         return self.engine.model
@@ -89,7 +88,7 @@ class Prepared:
         return [*self.splits.dropped, *(lost for part in parts for lost in part.dropped)]
 
     def plan(self) -> Plan:
-        """Return the steps of training; of a stream, as if it were its first window."""
+        """Return the steps of training."""
         training, old = self.recipe.training, self.retention.replayed
         return Plan(
             [*self.train.examples, *old] if old else self.train.examples,
@@ -180,6 +179,11 @@ def check_decides(recipe: Recipe, task: Task, tested: int) -> None:
 
 def selects(recipe: Recipe) -> bool:
     """Return whether anything is chosen by validation, so that data must be split off for it."""
+    return selects_steps(recipe.training) or needs_validation(recipe)
+
+
+def selects_steps(training: TrainingOptions) -> bool:
+    """Return whether there are validations on the way."""
     return training.keep_best or training.patience is not None or bool(training.validate_every)
 
 
@@ -191,11 +195,6 @@ def prepare(
 ) -> Prepared:
     """Load and check everything that `recipe` asks for.
 
-    return selects_steps(recipe.training) or needs_validation(recipe)
-
-
-def selects_steps(training: TrainingOptions) -> bool:
-    """Return whether there are validations on the way."""
     Args:
         state: what the task noted when the run began, where it is gone on with.
         chosen: likewise of the technique.
@@ -244,6 +243,9 @@ def selects_steps(training: TrainingOptions) -> bool:
         prepared.warnings.append(
             "What is measured before training is the altered model, not the one that is published."
         )
+    prepared.retention = make_retention(
+        recipe, task, technique, objective, engine, len(train.examples), console
+    )
     _check_whole_steps(prepared)
     prepared.memory, unfit = fit_memory(
         recipe.training, engine, prepared.plan(), prepared.retention.nbytes
@@ -261,9 +263,6 @@ def _check_whole_steps(prepared: Prepared) -> None:
     if not prepared.objective.whole_step:
         return
     plan = prepared.plan()
-    prepared.retention = make_retention(
-        recipe, task, technique, objective, engine, len(train.examples), console
-    )
     largest = max(plan.tokens_of(step) for step in range(len(plan)))
     if any(plan.passes(step) > 1 for step in range(len(plan))):
         raise RecipeError(

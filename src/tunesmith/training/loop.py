@@ -72,9 +72,9 @@ class Loop:
     Args:
         best: the best weights so far, of a resumed run.
         meter: counts the FLOPs of steps; None where they cannot be counted.
-    """
         before_update: called with the number of each step when its gradients are complete; what it
             returns is added to the loss, as terms.
+    """
 
     def __init__(
         self,
@@ -90,8 +90,8 @@ class Loop:
         progress: Progress | None = None,
         best: dict[str, Tensor] | None = None,
         meter: Meter | None = None,
-    ) -> None:
         before_update: Callable[[int], Mapping[str, float]] = lambda step: {},
+    ) -> None:
         self.engine = engine
         self.objective = objective
         self.plan = plan
@@ -104,8 +104,8 @@ class Loop:
         self._before = replace(self.progress)
         self.best = best or {}
         self.meter = meter
-
         self._before_update = before_update
+
     def run(self) -> Progress:
         """Train to the end of the plan, or until validation no longer improves.
 
