@@ -43,7 +43,7 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
             "technique_facts": prepared.technique.facts(),
             "surgery": list(prepared.model.surgery),
             "retain": prepared.retention.facts(),
-            "data": describe_data(prepared, progress.position),
+            "data": describe_data(prepared),
             "steps": progress.step,
             "tokens": progress.tokens,
             "trained_tokens": progress.trained_tokens,
