@@ -80,13 +80,18 @@ def test_predict_answers_each_text(api, command) -> None:
 
 
 def test_predict_shows_a_class_with_its_probability(api, command, monkeypatch) -> None:
-    from types import SimpleNamespace
+    from tunesmith.tasks.base import Prediction, Ranked
 
-    answer = SimpleNamespace(
-        text="good", probabilities={"good": 0.75, "bad": 0.25}, spans=(), vector=()
-    )
-    monkeypatch.setattr(api.run, "predict", lambda inputs: [answer])
-    assert "good\t0.750\tnice" in command("predict", "demo-1", "nice").out
+    shares = {"good": 0.75, "bad": 0.25, "late": 0.5}
+    for answer, shown in (
+        (Prediction("good", shares), "good\t0.750\tnice"),
+        (Prediction("good; late", shares), "good; late\t0.750\t0.500\tnice"),
+        (Prediction("none", shares), "none\tnice"),
+        (Prediction("1.5", score=1.5), "1.5\tnice"),
+        (Prediction("b", ranking=(Ranked(1, "b", 0.9), Ranked(0, "a", 0.2))), "0.900\tb\n0.200\ta"),
+    ):
+        monkeypatch.setattr(api.run, "predict", lambda inputs, answer=answer: [answer])
+        assert shown in command("predict", "demo-1", "nice").out
 
 
 def test_predict_shows_what_is_named_a_line_each(api, command, monkeypatch) -> None:
@@ -171,7 +176,8 @@ def test_chat_goes_on_after_an_answer_was_stopped(api, command, monkeypatch) -> 
 def test_check_shows_what_will_happen_and_the_records(api, command) -> None:
     said = command("check", "r.yaml", "--show", "1", "--set", "a=1")
     assert said.code == 0
-    assert api.calls == [("check", "r.yaml", {"overrides": ["a=1"], "show": 1})]
+    close = {"deep": False, "encoder": "minilm-l6", "html": None}
+    assert api.calls == [("check", "r.yaml", {"overrides": ["a=1"], "show": 1, **close})]
     assert "lora: 10,000 parameters learn (1.00% of the model" in said.out
     assert "not read    id\n" in said.out
     assert "Chat template: the model's own." in said.out

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
+from tunesmith.cli.deep import describe_deep
 from tunesmith.cli.output import Json, Output, Overrides, output
 
 if TYPE_CHECKING:
@@ -26,54 +28,74 @@ def check(
             metavar="N",
         ),
     ] = 0,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep",
+            help="Look closely at the records: wrong labels, duplicates, personal data and more.",
+        ),
+    ] = False,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="Judge labels and outliers by the vectors of this model.", metavar="MODEL"
+        ),
+    ] = "minilm-l6",
+    html: Annotated[
+        Path | None, typer.Option(help="Write what was found as a page.", metavar="FILE")
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Check a recipe, its data and its model, and say what training will take. Writes nothing.
+    """Check a recipe, its data and its model, and say what training will take. Changes nothing.
 
     Counts and token lengths, what is cut or left out, class balance, duplicates, test records that
     stand in train, memory and time, what will learn, and the smallest difference that the test set
     could show.
 
+    With --deep, each record is looked at for what is wrong with data: labels that the other records
+    speak against, near duplicates, leaks, conflicting answers, outliers, odd lengths, refusals,
+    boilerplate, personal data and foreign languages. `tunesmith clean` acts on what you choose.
+
     \b
     Examples:
       tunesmith check recipe.yaml
       tunesmith check recipe.yaml --show 3
+      tunesmith check recipe.yaml --deep --show 20 --html check.html
       tunesmith check recipe.yaml --set training.batch_size=16 --json
     """
     with output(as_json) as out:
         from tunesmith import api
         from tunesmith.cli.contracts import CheckDocument
 
-        result = api.check(recipe, overrides=overrides or (), show=show, console=out.console)
+        result = api.check(
+            recipe,
+            overrides=overrides or (),
+            show=show,
+            deep=deep,
+            encoder=encoder,
+            html=html,
+            console=out.console,
+        )
         document = CheckDocument.model_validate(result)
         out.emit(document)
         _describe(document, out)
+        if document.deep is not None:
+            describe_deep(document.deep, out.result)
         for shown in document.shown:
             _show(shown, out.result)
         for warning in document.warnings:
             out.console.warn(warning)
+        if document.page is not None:
+            out.line(f"Page: {document.page}")
 
 
 def _describe(found: CheckDocument, out: Output) -> None:
-    from tunesmith.evidence.figures import count, duration, label, share, size
+    from tunesmith.evidence.check_page import facts
+    from tunesmith.evidence.figures import count, share
 
     say = out.result
-    learns = found.trainable_parameters / found.parameters
-    lines = {
-        "model": f"{found.model} ({found.kind}, {count(found.parameters)} parameters)",
-        "task": found.task,
-        "technique": f"{found.technique}: {count(found.trainable_parameters)} parameters learn"
-        f" ({learns:.2%} of the model's number)",
-        "format": found.format,
-        "not read": ", ".join(found.ignored),
-        "steps": count(found.steps),
-        "memory": f"about {size(found.memory_bytes)}",
-        "time": "unknown" if found.seconds is None else f"about {duration(found.seconds)}",
-        "verdict by": label(found.metric),
-        "could show": _could_show(found),
-    }
-    for name, text in lines.items():
+    for name, text in facts(found.model_dump()).items():
         if text:
             say.note(f"{name:<12}{text}")
     for remark in found.remarks:
@@ -92,15 +114,6 @@ def _describe(found: CheckDocument, out: Output) -> None:
     _records("Twice in train", found.exact_duplicates, say)
     _records("Nearly the same as another", found.near_duplicates, say)
     _records("In test and in train", found.leaks, say)
-
-
-def _could_show(found: CheckDocument) -> str:
-    from tunesmith.evidence.figures import number
-
-    if found.detectable is None:
-        return "unknown"
-    text = f"a difference of {number(found.detectable)} or more"
-    return f"{text}, if {found.assumption}" if found.assumption else text
 
 
 def _data(found: CheckDocument, say: Console) -> None:
@@ -140,5 +153,7 @@ def _show(shown: ShownDetails, say: Console) -> None:
         text.append(piece.text, style="bold green" if piece.trained else "dim")
     if inside and not say.rich.is_terminal:
         text.append("⟧")
+    if shown.learnt is not None:
+        text.append(f"\nlearnt: {shown.learnt}", style="bold green")
     say.note(f"\n{shown.origin}")
     say.rich.print(text, soft_wrap=True)

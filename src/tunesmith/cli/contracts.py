@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.cli.contracts_quality import DeepDetails
+
 SCHEMA_VERSION = 1
 
 Verdict = Literal["improved", "no evidence", "worse"]
@@ -190,6 +192,9 @@ class ShownDetails(BaseModel):
 
     origin: str = Field(description="file and line")
     tokens: list[PieceDetails] = Field(description="its tokens in order, neighbours together")
+    learnt: str | None = Field(
+        default=None, description="what is learnt of it that is no token of its text: its class"
+    )
 
 
 class CheckDocument(Document):
@@ -227,6 +232,10 @@ class CheckDocument(Document):
     )
     warnings: list[str] = Field(description="what should be looked at")
     shown: list[ShownDetails] = Field(description="the records asked for with --show")
+    deep: DeepDetails | None = Field(
+        default=None, description="what --deep found in the records; null without it"
+    )
+    page: str | None = Field(default=None, description="where --html wrote the page")
 
 
 class DevicePlanDetails(BaseModel):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import matplotlib as mpl
@@ -164,6 +165,22 @@ def way(
         drawn.set_xlabel(axes[0])
         drawn.set_ylabel(axes[1])
         drawn.margins(x=0.12, y=0.12)
+        return _svg(figure, name, title)
+
+
+def bars(name: str, title: str, edges: Sequence[float], counts: Sequence[int], unit: str) -> str:
+    """Draw how many fall between two edges and the next.
+
+    Args:
+        edges: one more than `counts`.
+        unit: of the edges, below the drawing.
+    """
+    with _figure(name, 4.2, 2.2) as (figure, axes):
+        widths = [end - start for start, end in pairwise(edges)]
+        axes.bar(edges[:-1], counts, width=widths, align="edge", color=_SERIES, alpha=0.8)
+        axes.set_xlabel(unit)
+        axes.margins(x=0.02)
+        axes.yaxis.get_major_locator().set_params(integer=True)
         return _svg(figure, name, title)
 
 

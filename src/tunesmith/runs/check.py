@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import tunesmith
 from tunesmith.console import Console
 from tunesmith.data.display import pieces
 from tunesmith.data.plan import Step
 from tunesmith.evaluation.significance import detectable_before
+from tunesmith.evidence.check_page import page_place, write_check_page
 from tunesmith.quality.balance import class_balance
 from tunesmith.quality.duplicates import Duplicates, find_duplicates
 from tunesmith.quality.leaks import find_leaks
 from tunesmith.quality.lengths import token_lengths
 from tunesmith.quality.targets import trained_tokens
 from tunesmith.recipes.load import load_recipe
+from tunesmith.runs.deep import DeepCheck, look
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.frozen import decide, hold
 from tunesmith.runs.prepare import Prepared, cut_records, prepare, primary_metric
 from tunesmith.runs.summary import class_counts, parameter_counts, predicted_memory
+from tunesmith.runs.vectors import ENCODER
 from tunesmith.tasks.base import owners
 from tunesmith.techniques.base import Fits
 
@@ -62,10 +66,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Shown:
-    """A record as the model sees it."""
+    """A record as the model sees it; `learnt` is what is learnt that is no token of its text."""
 
     origin: str
     tokens: list[Piece]
+    learnt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,8 @@ class CheckResult:
     remarks: list[str]
     warnings: list[str]
     shown: list[Shown]
+    deep: DeepCheck | None
+    page: str | None
 
 
 def check(
@@ -105,17 +112,38 @@ def check(
     *,
     overrides: Sequence[str] = (),
     show: int = 0,
+    deep: bool = False,
+    encoder: str = ENCODER,
+    html: str | Path | None = None,
     console: Console | None = None,
 ) -> CheckResult:
     """Find out what a recipe would do.
 
     Args:
         show: how many training records to return as the model sees them.
+        deep: look closely at the records: labels, duplicates, personal data and more.
+        encoder: the text model by whose vectors a close look judges labels and outliers.
+        html: where to write the result as a page, if anywhere.
 
     Raises:
         InputError: the recipe, its data or its model is wrong: the same that `train` would raise.
+        RunError: the page cannot be written.
     """
-    prepared = prepare(load_recipe(recipe, overrides), console or Console())
+    console = console or Console()
+    page = None if html is None else page_place(Path(html))
+    prepared = prepare(load_recipe(recipe, overrides), console)
+    result = _result(prepared, show)
+    if deep:
+        parts = {"train": prepared.train, "validation": prepared.validation, "test": prepared.test}
+        datasets = {name: part.data for name, part in parts.items() if part is not None}
+        result = replace(result, deep=look(datasets, encoder, console))
+    if page is None:
+        return result
+    write_check_page(asdict(result), page, tunesmith.__version__)
+    return replace(result, page=str(page))
+
+
+def _result(prepared: Prepared, show: int) -> CheckResult:
     counts = parameter_counts(prepared)
     evaluation, task = prepared.recipe.evaluation, prepared.task
     metric = primary_metric(prepared.recipe, task)
@@ -152,6 +180,8 @@ def check(
         remarks=task.remarks(),
         warnings=_warnings(prepared, duplicates),
         shown=[_shown(prepared, index) for index in range(min(show, _records(prepared.train)))],
+        deep=None,
+        page=None,
     )
 
 
@@ -252,4 +282,7 @@ def _shown(prepared: Prepared, index: int) -> Shown:
     place = owners(part.examples).index(index)
     stream = next(iter(part.examples[place].streams.values()))
     shown = [Piece(*piece) for piece in pieces(prepared.model.tokenizer, stream)]
-    return Shown(part.data.origins[index], shown)
+    learnt = None
+    if not any(piece.trained for piece in shown):
+        learnt = prepared.task.present(part.data.records[index])[1]
+    return Shown(part.data.origins[index], shown, learnt)
