@@ -1,6 +1,7 @@
 # make demo   the main job on a real model, from nothing to a report
 # make test   lint, types, import rules, all tests
 # make lint   the first three of these
+# make matrix every technique on every task with every family; goes on where it was stopped
 # make docs   write the generated parts of README.md and docs/reference/ anew
 #
 # The only thing needed beforehand is Python 3.11 to 3.13. Packages come from wherever pip is set
@@ -14,7 +15,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 TUNESMITH := $(BIN)/tunesmith
 
-.PHONY: demo test lint docs setup models clean
+.PHONY: demo test lint matrix docs setup models clean
 
 demo:
 	@began=$$(date +%s) && \
@@ -33,6 +34,11 @@ lint: .venv/developed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+matrix: .venv/developed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m matrix --tb=line \
+	tests/acceptance/test_whole_matrix.py; \
+	$(BIN)/python -m tests.acceptance.outcomes
 
 docs: .venv/developed
 	$(BIN)/python docs/generate.py
