@@ -16,8 +16,11 @@ from tunesmith.data.records import (
     Conversation,
     Document,
     LabelledText,
+    MultiLabelledText,
     QuestionedText,
+    RankedTexts,
     RelatedTexts,
+    ScoredText,
     TaggedText,
 )
 from tunesmith.registry import TASKS, TECHNIQUES
@@ -27,9 +30,12 @@ README = Path(__file__).parents[1] / "README.md"
 RECORDS = {
     Conversation: "Alpaca, chat messages, ShareGPT, prompt/completion",
     Document: "plain text, a folder of texts",
-    LabelledText: "text with a label",
+    LabelledText: "text with a label, or two texts",
+    MultiLabelledText: "text with a list of labels, or two texts",
     QuestionedText: "SQuAD 1.1 and 2.0",
+    RankedTexts: "a query with documents and their relevance",
     RelatedTexts: "pairs, triplets, scored pairs",
+    ScoredText: "text with a number, or two texts",
     TaggedText: "CoNLL files, words with tags, text with spans",
 }
 

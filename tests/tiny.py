@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from tunesmith.models.anatomy import study
+from tunesmith.models.heads import HEADS as KNOWN
 from tunesmith.models.heads import FeatureHead, FeatureModel
 from tunesmith.models.model import Model
 from tunesmith.models.quiet import quiet
@@ -79,7 +80,7 @@ def tiny_tokenizer(encoder: bool = False) -> PreTrainedTokenizerFast:
     if encoder:
         core.post_processor = processors.TemplateProcessing(
             single="<cls> $A <sep>",
-            pair="<cls> $A <sep> $B <sep>",
+            pair="<cls> $A <sep> $B:1 <sep>:1",
             special_tokens=[(token, vocabulary[token]) for token in ("<cls>", "<sep>")],
         )
         names |= {"cls_token": "<cls>", "sep_token": "<sep>"}
@@ -148,9 +149,12 @@ def tiny_module(
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
+        config.problem_type = KNOWN[head].problem
     kinds = {
         "causal_lm": AutoModelForCausalLM,
         "classification": AutoModelForSequenceClassification,
+        "multi_label": AutoModelForSequenceClassification,
+        "regression": AutoModelForSequenceClassification,
         "tagging": AutoModelForTokenClassification,
         "extraction": AutoModelForQuestionAnswering,
         "embedding": AutoModel,

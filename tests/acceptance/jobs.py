@@ -33,6 +33,19 @@ RELATED = [
 ]  # fmt: skip
 
 
+SEVERAL = [
+    {"text": row["text"], "labels": [row["label"], *["early"] * (i % 4 < 2)]}
+    for i, row in enumerate(CLASSES)
+]
+NUMBERS = [{"text": row["text"], "score": i % 5 - 2} for i, row in enumerate(CLASSES)]
+RANKED = [
+    {"query": f"Where is the {a}?",
+     "documents": [f"The {a} is near the {b}.", f"The {b} is here.", "No one knows."][::way],
+     "relevance": [2, 1, 0][::way]}
+    for a, b in zip(WORDS[:5] * 4, WORDS, strict=False) for way in (1, -1)
+]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Said:
     """What a command left."""

@@ -25,7 +25,10 @@ from tests.acceptance.jobs import (
     ANSWERS,
     ASKED,
     CLASSES,
+    NUMBERS,
+    RANKED,
     RELATED,
+    SEVERAL,
     TAGGED,
     TEXTS,
     WORDS,
@@ -56,6 +59,9 @@ ROWS = {
     "tagging": TAGGED,
     "extraction": ASKED,
     "embedding": RELATED,
+    "multi_label": SEVERAL,
+    "regression": NUMBERS,
+    "reranking": RANKED,
 }
 TASK = {
     "instruct": "{name: instruct, max_new_tokens: 4}",
@@ -68,6 +74,9 @@ QUESTION, WHOM = "Say horse lamp", "Whom?"
 TAGS = ("O", "B-THING", "I-THING")
 ENDINGS = {
     "classification": "ForSequenceClassification",
+    "multi_label": "ForSequenceClassification",
+    "regression": "ForSequenceClassification",
+    "reranking": "ForSequenceClassification",
     "tagging": "ForTokenClassification",
     "extraction": "ForQuestionAnswering",
 }
@@ -91,6 +100,10 @@ REFUSED = (
         (technique, "extraction", "llama"): "calls the body by another name"
         for technique in TECHNIQUES.names()
     }
+    | {
+        ("repurpose", task, "bert"): f"'repurpose' does not suit the task '{task}'"
+        for task in ("multi_label", "regression", "reranking")
+    }
 )
 SAMPLED = {  # adapters that share the path of lora: every family of them is tested apart
     "vera": {("instruct", "llama")},
@@ -100,11 +113,17 @@ SAMPLED = {  # adapters that share the path of lora: every family of them is tes
     "p_tuning": {("language_modeling", "gpt2")},
     "prefix_tuning": {("instruct", "gpt2"), ("classification", "bert")},
 }
+SAMPLED_TASKS = {  # tasks that share the path of classification: every head is tested apart
+    "multi_label": {("full", "bert"), ("lora", "llama")},
+    "regression": {("lora", "bert"), ("full", "gpt2")},
+    "reranking": {("full", "bert"), ("layers", "llama")},
+}
 ADAPTERS = {"lora", *SAMPLED}
 ALL = [
     cell
     for cell in itertools.product(TECHNIQUES.names(), TASKS.names(), FAMILIES)
-    if cell[0] not in SAMPLED or cell[1:] in SAMPLED[cell[0]]
+    if (cell[0] not in SAMPLED or cell[1:] in SAMPLED[cell[0]])
+    and (cell[1] not in SAMPLED_TASKS or (cell[0], cell[2]) in SAMPLED_TASKS[cell[1]])
 ]
 TRAINED = [cell for cell in ALL if cell not in REFUSED]
 
@@ -182,6 +201,9 @@ def check(cell: Finished, command: Callable[..., Said]) -> None:
     assert EXPECTED[cell.technique](cell)
 
     model, tokenizer = read(cell)
+    if task in SAMPLED_TASKS:
+        assert says_of_texts_what_others_read(cell, model, tokenizer, command)
+        return
     [tested, *_] = parquet.read_table(cell.run / "evaluation/predictions.parquet").to_pylist()
     if cell.task != "embedding":
         theirs = log_likelihood(cell, model, tokenizer, tested)
@@ -290,7 +312,7 @@ def read(cell: Finished) -> tuple[Any, Any]:
         return SentenceTransformer(str(cell.model), device="cpu"), tokenizer
     ending = ENDINGS.get(cell.task, "ForCausalLM")
     if cell.technique in ADAPTERS:
-        counts = {"classification": 2, "tagging": len(TAGS)}
+        counts = {"classification": 2, "tagging": len(TAGS), "multi_label": 3, "regression": 1}
         options = {"num_labels": counts[cell.task]} if cell.task in counts else {}
         reader = getattr(peft, f"AutoPeftModel{ending}")
         return reader.from_pretrained(cell.model, **options).eval(), tokenizer
@@ -298,11 +320,33 @@ def read(cell: Finished) -> tuple[Any, Any]:
 
 
 @torch.no_grad()
-def logits(cell: Finished, model: Any, tokenizer: Any, text: str) -> Tensor:
-    """Return the logits of the classes of a text."""
+def logits(cell: Finished, model: Any, tokenizer: Any, *texts: str) -> Tensor:
+    """Return the logits of the classes of a text, or of two."""
     if cell.technique == "repurpose":
-        return model.encode([text], convert_to_tensor=True)[0]
-    return model(**tokenizer([text], return_tensors="pt", return_token_type_ids=False)).logits[0]
+        return model.encode([*texts], convert_to_tensor=True)[0]
+    return model(**tokenizer(*texts, return_tensors="pt", return_token_type_ids=False)).logits[0]
+
+
+def says_of_texts_what_others_read(
+    cell: Finished, model: Any, tokenizer: Any, command: Callable
+) -> bool:
+    """Compare the classes, the number or the ranking that is predicted with the reader's logits."""
+    documents = ["near the river", "no one knows"]
+    given = {"query": QUESTION, "documents": documents} if cell.task == "reranking" else QUESTION
+    Path("asked.jsonl").write_text(json.dumps(given) + "\n")
+    said = command("predict", "cell", "--file", "asked.jsonl", "--json")
+    [found] = PredictDocument.model_validate(said.document).predictions
+    if cell.task == "regression":
+        expected = float(logits(cell, model, tokenizer, QUESTION))
+        return found.score == pytest.approx(expected, abs=1e-4)
+    if cell.task == "multi_label":
+        shares = logits(cell, model, tokenizer, QUESTION).sigmoid().tolist()
+        return list(found.probabilities.values()) == pytest.approx(shares, abs=1e-4)
+    pairs = [(QUESTION, d) if cell.family == "bert" else (f"{QUESTION}\n{d}",) for d in documents]
+    shares = [float(logits(cell, model, tokenizer, *pair).sigmoid()) for pair in pairs]
+    return [ranked.relevance for ranked in found.ranking] == pytest.approx(
+        sorted(shares, reverse=True), abs=1e-4
+    )
 
 
 @torch.no_grad()

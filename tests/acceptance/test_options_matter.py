@@ -9,12 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.acceptance.jobs import ANSWERS, ASKED, CLASSES, RELATED, TAGGED, TEXTS, lines
+from tests.acceptance.jobs import (
+    ANSWERS,
+    ASKED,
+    CLASSES,
+    NUMBERS,
+    RANKED,
+    RELATED,
+    SEVERAL,
+    TAGGED,
+    TEXTS,
+    lines,
+)
 
 from tunesmith import api
 from tunesmith.console import Console
@@ -37,6 +48,10 @@ FILES = {
     "old.jsonl": [{"prompt": f"Count {i}", "completion": f"{i} {i + 1}"} for i in range(9)],
     "silent.jsonl": [*ANSWERS, {"prompt": "Say nothing", "completion": ""}],
     "class.jsonl": CLASSES,
+    "pairs.jsonl": [{**row, "text_pair": "It is said."} for row in CLASSES],
+    "several.jsonl": SEVERAL,
+    "numbers.jsonl": NUMBERS,
+    "ranked.jsonl": RANKED,
     "tagged.jsonl": TAGGED,
     "related.jsonl": RELATED,
     "scored.jsonl": [{"sentence1": row["anchor"], "sentence2": row["positive"], "score": i % 5}
@@ -80,6 +95,10 @@ CLASS = INSTRUCT | {
 ASK = CLASS | {"task": {"name": "extraction"}, "data": {"train": "asked.jsonl"}}
 EMBED = CLASS | {"task": {"name": "embedding"}, "data": {"train": "related.jsonl"}}
 ORDER = EMBED | {"data": {"train": "scored.jsonl"}, "objective": {"name": "score_order"}}
+PAIRS = CLASS | {"model": "gpt2", "data": {"train": "pairs.jsonl"}}
+SEVERAL_CLASSES = CLASS | {"task": {"name": "multi_label"}, "data": {"train": "several.jsonl"}}
+NUMBER = CLASS | {"task": {"name": "regression"}, "data": {"train": "numbers.jsonl"}}
+RANK = CLASS | {"task": {"name": "reranking"}, "data": {"train": "ranked.jsonl"}}
 TAG = CLASS | {"task": {"name": "tagging"}, "data": {"train": "tagged.jsonl"}}
 REPURPOSE = CLASS | {"technique": {"name": "repurpose"}}
 WILD = FULL | {  # too high a rate: the first validation is the best
@@ -251,6 +270,14 @@ class Row:
     part: str | None = None
 
 
+READ = {
+    "max_length": Row(None, 10, checked, part="cut"),
+    "truncation": Row("end", "start", checked, also={"task.max_length": 10}, part="cut"),
+    "instruction": Row(None, "Say:", checked, part="shown"),
+    "separator": Row("|", " ", checked, also={"task.instruction": "Say:"}, part="shown"),
+}
+"""Options of every task that reads a text whole."""
+
 TABLE: dict[str, Row] = {
     "model": Row("llama", "gpt2", checked, part="parameters"),
     "task": Row("language_modeling", "classification", checked, CLASS | {"model": "llama"},
@@ -323,9 +350,11 @@ TABLE: dict[str, Row] = {
     "task language_modeling.overlap": Row(1, 4, checked, LM, {"task.max_length": 12},
                                           part="train"),
     "task language_modeling.max_new_tokens": Row(1, 3, answer, LM),
-    "task classification.max_length": Row(None, 10, checked, CLASS, part="cut"),
-    "task classification.truncation": Row("end", "start", checked, CLASS, {"task.max_length": 10},
-                                          part="cut"),
+    **{f"task {recipe['task']['name']}.{name}": replace(row, recipe=recipe)
+       for recipe in (PAIRS, SEVERAL_CLASSES, NUMBER, RANK) for name, row in READ.items()},
+    "task multi_label.labels": Row(None, ["late", "early", "good", "bad"], record, SEVERAL_CLASSES,
+                                   part="task"),
+    "task multi_label.threshold": Row(0.01, 0.99, metrics, SEVERAL_CLASSES, part="metrics"),
     "task classification.labels": Row(None, ["good", "bad"], record, CLASS, part="task"),
     "task embedding.max_length": Row(None, 8, checked, EMBED, part="cut"),
     "objective in_batch_negatives.scale": Row(

@@ -23,6 +23,7 @@ from tunesmith.roofline.roofline import (
     Roofline,
     Surroundings,
 )
+from tunesmith.tasks.base import Prediction
 
 METRICS = {
     "schema_version": 1,
@@ -88,10 +89,7 @@ class FakeRun:
 
     def predict(self, inputs: Any, *, who: str = "tuned") -> list[Any]:
         self.heard = list(inputs)
-        return [
-            SimpleNamespace(text=f"answer to {given}", probabilities={}, spans=(), vector=())
-            for given in self.heard
-        ]
+        return [Prediction(f"answer to {given}") for given in self.heard]
 
     def stream(
         self, messages: Any, *, who: str = "tuned", temperature: float = 0.0

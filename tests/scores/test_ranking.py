@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from sklearn.metrics import ndcg_score
+from sklearn.metrics import average_precision_score, ndcg_score
 
 from tunesmith.scores.ranking import (
+    average_precision,
     correlation,
+    graded_ndcg,
+    in_order,
     ndcg,
+    paired_sums,
     places,
-    rank_sums,
     ranks,
     recall,
 )
@@ -39,10 +42,30 @@ def test_ndcg_and_recall_equal_their_definitions(seed: int) -> None:
     assert recall(found, 10) == pytest.approx(len(first & set(right)) / len(right))
 
 
+@given(st.integers(0, 10_000))
+def test_graded_ndcg_and_average_precision_equal_scikit_learns(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    scores = generator.permutation(15).astype(float)
+    relevance = generator.integers(0, 4, 15).astype(float)
+    relevance[seed % 15] = 2.0
+    ordered = in_order(scores, relevance)
+    assert graded_ndcg(ordered, 10) == pytest.approx(
+        ndcg_score(relevance[None], scores[None], k=10)
+    )
+    assert average_precision(ordered) == pytest.approx(
+        average_precision_score(relevance > 0, scores)
+    )
+
+
+def test_of_texts_with_equal_scores_the_least_relevant_stands_in_front() -> None:
+    ordered = in_order(np.array([1.0, 2.0, 1.0, 1.0]), np.array([3.0, 0.0, 1.0, 2.0]))
+    assert ordered.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=40))
 def test_the_correlation_of_sums_is_spearmans(pairs: list[tuple[int, int]]) -> None:
     one, other = zip(*pairs, strict=True)
-    rows = rank_sums(ranks(one), ranks(other))
+    rows = paired_sums(ranks(one), ranks(other))
     sums = {name: np.array(sum(row[name] for row in rows)) for name in rows[0]}
     expected = 0.0
     if len(set(one)) > 1 and len(set(other)) > 1:

@@ -191,6 +191,6 @@ def test_state_brings_the_classes_back():
 
 def test_a_text_without_tokens_is_an_error():
     task = bound(tiny_llama())
-    task._tokenizer = lambda text, **_: {"input_ids": []}
+    task._reader._tokenizer = lambda text, **_: {"input_ids": []}
     with pytest.raises(DataError, match="no tokens"):
         task.encode(LabelledText(text=" ", label="sea"))

@@ -115,11 +115,19 @@ class SpanDetails(BaseModel):
     probability: float = Field(description="0 to 1")
 
 
+class RankedDetails(BaseModel):
+    """A document that was put in order."""
+
+    place: int = Field(description="its place in the input, counted from 0")
+    text: str = Field(description="the document")
+    relevance: float = Field(description="how relevant it is, 0 to 1")
+
+
 class PredictionDetails(BaseModel):
     """The answer to one input."""
 
-    input: Any = Field(description="the text, the question with its context, or the list")
-    text: str = Field(description="the answer, or the class")
+    input: Any = Field(description="the text, the object, or the list")
+    text: str = Field(description="the answer, the class (or classes), or the document in front")
     probabilities: dict[str, float] = Field(
         description="probability of each class; empty where no class is asked for"
     )
@@ -128,6 +136,10 @@ class PredictionDetails(BaseModel):
         description="what was found in the input; of a list of words: in these with spaces between",
     )
     vector: list[float] = Field(default=[], description="of the input, where the task makes one")
+    score: float | None = Field(default=None, description="the number, where one is asked for")
+    ranking: list[RankedDetails] = Field(
+        default=[], description="the documents of the input, the most relevant first"
+    )
 
 
 class PredictDocument(Document):

@@ -19,6 +19,9 @@ _MODELS = {
     "instruct": "smollm2-135m-instruct",
     "language_modeling": "smollm2-135m-instruct",
     "classification": "minilm-l6",
+    "multi_label": "minilm-l6",
+    "regression": "minilm-l6",
+    "reranking": "minilm-l6",
     "tagging": "minilm-l6",
     "extraction": "minilm-l6",
     "embedding": "minilm-l6",
@@ -32,7 +35,7 @@ def init(
     task: Annotated[
         str,
         typer.Option(
-            help="instruct, language_modeling, classification, tagging, extraction or embedding.",
+            help="What is to be learnt: one of the tasks.",
             metavar="TASK",
         ),
     ] = "instruct",

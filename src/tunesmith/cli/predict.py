@@ -16,7 +16,8 @@ from tunesmith.errors import DataError
 if TYPE_CHECKING:
     from tunesmith.tasks.base import Prediction
 
-_QUESTION = {"question", "context"}
+_WHOLE = ({"question", "context"}, {"text", "text_pair"}, {"query", "documents"})
+"""Fields of objects that are one input."""
 _INPUT_FIELDS = ("messages", "text", "tokens", "prompt", "input")
 
 
@@ -40,8 +41,9 @@ def predict(
     """Answer texts with a run's model: a completion, a class, what is named in them, a vector.
 
     A line of a .jsonl file is a text, a list (of chat messages, or of words), an object with
-    question and context, or one with one of the fields messages, text, tokens, prompt or input. A
-    question on a text may also be one text whose first line is the question.
+    question and context, with text and text_pair or with query and documents, or one with one of
+    the fields messages, text, tokens, prompt or input. A question on a text may also be one text
+    whose first line is the question.
 
     \b
     Examples:
@@ -55,7 +57,12 @@ def predict(
         inputs: list[Any] = list(texts or []) if file is None else read_inputs(file)
 
         from tunesmith import api
-        from tunesmith.cli.contracts import PredictDocument, PredictionDetails, SpanDetails
+        from tunesmith.cli.contracts import (
+            PredictDocument,
+            PredictionDetails,
+            RankedDetails,
+            SpanDetails,
+        )
 
         opened = api.open_run(run, runs_dir=runs_dir)
         predictions = opened.predict(inputs)
@@ -69,6 +76,8 @@ def predict(
                         probabilities=answer.probabilities,
                         spans=[SpanDetails(**asdict(span)) for span in answer.spans],
                         vector=list(answer.vector),
+                        score=answer.score,
+                        ranking=[RankedDetails(**asdict(text)) for text in answer.ranking],
                     )
                     for given, answer in zip(inputs, predictions, strict=True)
                 ],
@@ -80,13 +89,21 @@ def predict(
 def _show(inputs: list[Any], predictions: list[Prediction], out: Output) -> None:
     for given, answer in zip(inputs, predictions, strict=True):
         if answer.probabilities:
-            out.line(f"{answer.text}\t{answer.probabilities[answer.text]:.3f}\t{_short(given)}")
+            shares = answer.probabilities
+            named = [answer.text] if answer.text in shares else answer.text.split("; ")
+            said = [f"{shares[name]:.3f}" for name in named if name in shares]
+            out.line("\t".join((answer.text, *said, _short(given))))
+            continue
+        if answer.score is not None:
+            out.line(f"{answer.text}\t{_short(given)}")
             continue
         if len(inputs) > 1:
             out.line(f"> {_short(given)}")
         for span in answer.spans:
             out.line(f"{span.label}\t{span.probability:.3f}\t{span.text}")
-        if not answer.spans:
+        for ranked in answer.ranking:
+            out.line(f"{ranked.relevance:.3f}\t{_short(ranked.text)}")
+        if not answer.spans and not answer.ranking:
             out.line(answer.text)
 
 
@@ -140,7 +157,7 @@ def _from_json(line: str, where: str) -> Any:
             fix="Write one JSON value a line, or use another ending than .jsonl for plain text.",
         ) from None
     if isinstance(given, dict):
-        if given.keys() >= _QUESTION:
+        if any(given.keys() >= fields for fields in _WHOLE):
             return given
         for name in _INPUT_FIELDS:
             if name in given:

@@ -5,7 +5,8 @@
 A batch has named streams (`text`; later `source`/`target`, `chosen`/`rejected`). In each, the
 tokens of N documents lie one after another in one row of T tokens; `cu_seqlens` says where each
 begins. Targets are shifted here, once: position i predicts `targets_T[i]`, with `weights_T[i]`.
-Classes of tokens are not shifted: `classes_T[i]` is that of token i, or `NO_CLASS`.
+Classes of tokens are not shifted: `classes_T[i]` is that of token i, or `NO_CLASS`. Types of tokens
+say in which of two texts each stands, for models that tell these apart.
 
 Shapes: T tokens of the batch, N documents. This module knows no tokenizer, task or model.
 """
@@ -39,12 +40,14 @@ class EncodedStream:
 
     `weights[i]` is the weight with which token i is *learnt* (0: it is only read); None where
     nothing is learnt token by token. The first token is never learnt: nothing precedes it.
-    `classes[i]` is what token i is to be called, or `NO_CLASS`; None where no token is.
+    `classes[i]` is what token i is to be called, or `NO_CLASS`; None where no token is. `types[i]`
+    is its type; None where all are of type 0.
     """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...] | None = None
     classes: tuple[int, ...] | None = None
+    types: tuple[int, ...] | None = None
 
     def learnt(self) -> list[bool]:
         """Return for each token whether something of it is learnt."""
@@ -81,7 +84,7 @@ class Stream:
     """Documents laid end to end.
 
     `targets_T` and `weights_T` are None where no token is learnt, `classes_T` where none is called
-    something.
+    something, `types_T` where all tokens are of type 0.
     """
 
     ids_T: Tensor
@@ -90,6 +93,7 @@ class Stream:
     targets_T: Tensor | None = None
     weights_T: Tensor | None = None
     classes_T: Tensor | None = None
+    types_T: Tensor | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -109,6 +113,7 @@ class Stream:
             move(self.targets_T),
             move(self.weights_T),
             move(self.classes_T),
+            move(self.types_T),
         )
 
 
@@ -176,16 +181,23 @@ def _join(documents: Sequence[EncodedStream]) -> Stream:
     cu_seqlens[1:] = torch.cumsum(lengths, 0)
     ids_T = _end_to_end((document.ids for document in documents), np.int64)
     positions_T = torch.cat([torch.arange(len(document.ids)) for document in documents])
+    types_T = _types(documents)
     if documents[0].classes is not None:
         classes_T = _end_to_end((document.classes or () for document in documents), np.int64)
-        return Stream(ids_T, positions_T, cu_seqlens, classes_T=classes_T)
+        return Stream(ids_T, positions_T, cu_seqlens, classes_T=classes_T, types_T=types_T)
     if documents[0].weights is None:
-        return Stream(ids_T, positions_T, cu_seqlens)
+        return Stream(ids_T, positions_T, cu_seqlens, types_T=types_T)
     learnt_T = _end_to_end((document.weights or () for document in documents), np.float32)
     starts = cu_seqlens[:-1].long()
     learnt_T[starts] = 0.0
     targets_T, weights_T = torch.roll(ids_T, -1), torch.roll(learnt_T, -1)
-    return Stream(ids_T, positions_T, cu_seqlens, targets_T, weights_T)
+    return Stream(ids_T, positions_T, cu_seqlens, targets_T, weights_T, types_T=types_T)
+
+
+def _types(documents: Sequence[EncodedStream]) -> Tensor | None:
+    if all(document.types is None for document in documents):
+        return None
+    return torch.tensor([t for d in documents for t in d.types or (0,) * len(d.ids)])
 
 
 def _end_to_end(parts: Iterable[Sequence[float]], kind: type[np.generic]) -> Tensor:

@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from tunesmith.data.formats import FORMATS, convert_all, detect, fields_of, rename, serving
+from tunesmith.data.labelled import gather
 from tunesmith.data.questions import questions_of
-from tunesmith.data.records import Dropped
+from tunesmith.data.records import Dropped, RankedTexts
 from tunesmith.data.sources import Raw, read_source
 from tunesmith.errors import DataError, suggest
 
@@ -108,6 +109,9 @@ def _load_one(
     raw = Raw(*questions_of(raw.rows, raw.origins))
     groups = None if group is None else _groups(raw, group, spec)
     rows = rename(raw.rows, columns, spec) if columns else raw.rows
+    if record_type is RankedTexts:
+        rows, origins, places = gather(rows, raw.origins)
+        raw, groups = Raw(rows, origins), None if groups is None else [groups[i] for i in places]
     if format == "auto":
         chosen = detect(rows, record_type, spec)
     elif format not in FORMATS:

@@ -5,7 +5,13 @@
     sharegpt            conversations [, system, tools]                  ─> Conversation
     prompt_completion   prompt, completion                               ─> Conversation
     text                text                                             ─> Document
-    text_label          text, label                                      ─> LabelledText
+    text_label          text, label [, text_pair]                        ─> LabelledText
+    pair_label          sentence1, sentence2, label                      ─> LabelledText
+    inference           premise, hypothesis, label                       ─> LabelledText
+    text_labels         text, labels [, text_pair]                       ─> MultiLabelledText
+    text_score          text, score [, text_pair]                        ─> ScoredText
+    pair_score          sentence1, sentence2, score                      ─> ScoredText
+    query_documents     query, documents, relevance                      ─> RankedTexts
     tokens_tags         tokens, tags          (BIO, IOBES, BILOU)        ─> TaggedText
     tokens_iob1         the same in IOB1: by name only                   ─> TaggedText
     text_entities       text, entities                                   ─> TaggedText
@@ -28,6 +34,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from tunesmith.data.labelled import (
+    read_inference_row,
+    read_label_row,
+    read_labels_row,
+    read_pair_label_row,
+    read_pair_score_row,
+    read_ranked_row,
+    read_score_row,
+    some_text,
+)
 from tunesmith.data.questions import read_question_row
 from tunesmith.data.records import (
     Conversation,
@@ -35,8 +51,11 @@ from tunesmith.data.records import (
     Dropped,
     LabelledText,
     Message,
+    MultiLabelledText,
     QuestionedText,
+    RankedTexts,
     RelatedTexts,
+    ScoredText,
     TaggedText,
 )
 from tunesmith.data.related import read_related_row, read_scored_row
@@ -130,25 +149,7 @@ def _system(row: Row) -> list[Message]:
 
 
 def _text(row: Row) -> Document:
-    return Document(text=_some_text(row))
-
-
-def _text_label(row: Row) -> LabelledText:
-    label = row["label"]
-    if isinstance(label, bool):
-        label = str(label).lower()
-    elif isinstance(label, int) or (isinstance(label, float) and label.is_integer()):
-        label = str(int(label))
-    if not isinstance(label, str) or not label.strip():
-        raise RowError("label", label, "a class (a name or a whole number)")
-    return LabelledText(text=_some_text(row), label=label.strip())
-
-
-def _some_text(row: Row) -> str:
-    text = text_field(row, "text")
-    if not text.strip():
-        raise NothingToLearnError("text", text, "a text with something in it")
-    return text
+    return Document(text=some_text(row, "text"))
 
 
 FORMATS: dict[str, Format] = {
@@ -174,8 +175,35 @@ FORMATS: dict[str, Format] = {
         ),
         Format("text", ("text",), (), Document, _text, '{"text": "Once upon a time ..."}'),
         Format(
-            "text_label", ("text", "label"), (), LabelledText, _text_label,
+            "text_label", ("text", "label"), ("text_pair",), LabelledText, read_label_row,
             '{"text": "A fine film.", "label": "positive"}',
+        ),
+        Format(
+            "pair_label", ("sentence1", "sentence2", "label"), (), LabelledText,
+            read_pair_label_row,
+            '{"sentence1": "A cat sits.", "sentence2": "A cat is sitting.", "label": "same"}',
+        ),
+        Format(
+            "inference", ("premise", "hypothesis", "label"), (), LabelledText, read_inference_row,
+            '{"premise": "A cat sits.", "hypothesis": "It runs.", "label": "contradiction"}',
+        ),
+        Format(
+            "text_labels", ("text", "labels"), ("text_pair",), MultiLabelledText, read_labels_row,
+            '{"text": "Late, and broken.", "labels": ["delivery", "quality"]}',
+        ),
+        Format(
+            "text_score", ("text", "score"), ("text_pair",), ScoredText, read_score_row,
+            '{"text": "A fine film.", "score": 4.5}',
+        ),
+        Format(
+            "pair_score", ("sentence1", "sentence2", "score"), (), ScoredText, read_pair_score_row,
+            '{"sentence1": "A cat sits.", "sentence2": "A cat is sitting.", "score": 4.8}',
+        ),
+        Format(
+            "query_documents", ("query", "documents", "relevance"), (), RankedTexts,
+            read_ranked_row,
+            '{"query": "How do I pay?", "documents": ["Ways to pay", "Returns"], '
+            '"relevance": [1, 0]}',
         ),
         Format(
             "tokens_tags", ("tokens", "tags"), (), TaggedText, read_tags_row,

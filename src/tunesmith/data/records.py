@@ -65,10 +65,35 @@ class Document(BaseModel):
 
 
 class LabelledText(BaseModel):
-    """A text and the class it belongs to."""
+    """A text and the class it belongs to; or two texts and that of both together."""
 
     text: str = Field(min_length=1, description="the text")
+    other: str | None = Field(default=None, min_length=1, description="a second text beside it")
     label: str = Field(description="its class; numbers are read as names")
+
+
+class MultiLabelledText(BaseModel):
+    """A text (or two) and all the classes it belongs to."""
+
+    text: str = Field(min_length=1, description="the text")
+    other: str | None = Field(default=None, min_length=1, description="a second text beside it")
+    labels: list[str] = Field(description="its classes, each once; there may be none")
+
+
+class ScoredText(BaseModel):
+    """A text (or two) and a number that says something of it."""
+
+    text: str = Field(min_length=1, description="the text")
+    other: str | None = Field(default=None, min_length=1, description="a second text beside it")
+    score: float = Field(allow_inf_nan=False, description="the number")
+
+
+class RankedTexts(BaseModel):
+    """A query, and documents that are relevant for it to a degree."""
+
+    text: str = Field(min_length=1, description="the query")
+    documents: list[str] = Field(min_length=1, description="the documents")
+    relevance: list[float] = Field(description="how relevant each is; 0: not at all")
 
 
 class Entity(BaseModel):
@@ -123,7 +148,11 @@ class RelatedTexts(BaseModel):
     )
 
 
-Record = Conversation | Document | LabelledText | TaggedText | QuestionedText | RelatedTexts
+Classified = LabelledText | MultiLabelledText | ScoredText
+"""A text, or two, of which something is said as a whole."""
+Record = (
+    Conversation | Document | Classified | RankedTexts | TaggedText | QuestionedText | RelatedTexts
+)
 
 
 @dataclass(frozen=True)
@@ -143,6 +172,10 @@ def text_of(record: BaseModel) -> str:
         return f"{record.question}\n\n{record.text}"
     if isinstance(record, RelatedTexts):
         return f"{record.text}\n\n{record.other}"
+    if isinstance(record, Classified) and record.other is not None:
+        return f"{record.text}\n\n{record.other}"
+    if isinstance(record, RankedTexts):
+        return "\n\n".join((record.text, *record.documents))
     if isinstance(record, Conversation):
         return "\n\n".join(_turn_text(message) for message in record.messages)
     return str(getattr(record, "text", ""))
@@ -156,6 +189,9 @@ def content_key(record: BaseModel) -> str:
     if isinstance(record, QuestionedText | RelatedTexts):
         with_it = record.question if isinstance(record, QuestionedText) else record.other
         return "\0".join(" ".join(part.casefold().split()) for part in (with_it, record.text))
+    if isinstance(record, RankedTexts) or (isinstance(record, Classified) and record.other):
+        parts = record.documents if isinstance(record, RankedTexts) else [record.other or ""]
+        return "\0".join(" ".join(part.casefold().split()) for part in (record.text, *parts))
     if isinstance(record, Conversation):
         turns = [f"{message.role}\0{_turn_text(message)}" for message in record.messages]
         return "\0".join(" ".join(turn.casefold().split()) for turn in turns)
@@ -166,6 +202,8 @@ def labels_of(record: BaseModel) -> tuple[str, ...]:
     """Return the classes that a record counts towards: its own, or one for each entity in it."""
     if isinstance(record, TaggedText):
         return tuple(entity.label for entity in record.entities)
+    if isinstance(record, MultiLabelledText):
+        return tuple(record.labels)
     return (record.label,) if isinstance(record, LabelledText) else ()
 
 

@@ -8,12 +8,12 @@ What is wrong is a `RowError` that names the field.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from tunesmith.data.labelled import number, some_text
 from tunesmith.data.records import RelatedTexts
-from tunesmith.data.turns import NothingToLearnError, RowError, text_field
+from tunesmith.data.turns import RowError
 
 Row = Mapping[str, Any]
 
@@ -30,26 +30,15 @@ def read_related_row(row: Row) -> RelatedTexts:
     for place, text in enumerate(given):
         if not isinstance(text, str) or not text.strip():
             raise RowError(f"negatives[{place}]", text, "a text")
-    return RelatedTexts(text=_text(row, "anchor"), other=_text(row, "positive"), wrong=list(given))
+    return RelatedTexts(
+        text=some_text(row, "anchor"), other=some_text(row, "positive"), wrong=list(given)
+    )
 
 
 def read_scored_row(row: Row) -> RelatedTexts:
     """Read two texts and how similar they are."""
-    score = row["score"]
-    if isinstance(score, str):
-        try:
-            score = float(score)
-        except ValueError:
-            raise RowError("score", score, "a number") from None
-    if not isinstance(score, int | float) or isinstance(score, bool) or not math.isfinite(score):
-        raise RowError("score", score, "a number")
     return RelatedTexts(
-        text=_text(row, "sentence1"), other=_text(row, "sentence2"), score=float(score)
+        text=some_text(row, "sentence1"),
+        other=some_text(row, "sentence2"),
+        score=number(row["score"], "score"),
     )
-
-
-def _text(row: Row, field: str) -> str:
-    text = text_field(row, field)
-    if not text.strip():
-        raise NothingToLearnError(field, text, "a text with something in it")
-    return text

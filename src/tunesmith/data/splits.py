@@ -24,7 +24,15 @@ import numpy as np
 from pydantic import BaseModel
 
 from tunesmith.data.dataset import Dataset, load_dataset
-from tunesmith.data.records import Dropped, LabelledText, QuestionedText, RelatedTexts, content_key
+from tunesmith.data.records import (
+    Dropped,
+    LabelledText,
+    MultiLabelledText,
+    QuestionedText,
+    RankedTexts,
+    RelatedTexts,
+    content_key,
+)
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
@@ -140,7 +148,10 @@ def hold_out(
         DataError: one side would be empty.
     """
     units = _units(dataset)
-    classes = [_class_of(dataset, unit) if stratify else None for unit in units]
+    times = Counter(
+        label for r in dataset.records if isinstance(r, MultiLabelledText) for label in r.labels
+    )
+    classes = [_class_of(dataset, unit, times) if stratify else None for unit in units]
     order = np.random.default_rng(seed).permutation(len(units))
     quotas = _quotas(Counter(_per_record(units, classes)), share)
     held: list[int] = []
@@ -176,7 +187,7 @@ def _units(dataset: Dataset) -> list[list[int]]:
     seen: dict[Hashable, int] = {}
     for i, record in enumerate(dataset.records):
         ties: list[Hashable] = [("text", content_key(record))]
-        if isinstance(record, QuestionedText | RelatedTexts):  # all questions on one text
+        if isinstance(record, QuestionedText | RelatedTexts | RankedTexts):  # all on one text
             ties.append(("passage", record.text))
         if dataset.groups is not None:
             ties.append(("group", dataset.groups[i]))
@@ -191,9 +202,18 @@ def _units(dataset: Dataset) -> list[list[int]]:
     return list(units.values())
 
 
-def _class_of(dataset: Dataset, unit: Sequence[int]) -> str | None:
-    """Return the class that most records of a unit have (the first of equals)."""
-    labels = [r.label for r in (dataset.records[i] for i in unit) if isinstance(r, LabelledText)]
+def _class_of(dataset: Dataset, unit: Sequence[int], times: Mapping[str, int]) -> str | None:
+    """Return the class that most records of a unit have (the first of equals).
+
+    Of a record with several classes that is the rarest of them, by `times`.
+    """
+    records = [dataset.records[i] for i in unit]
+    labels = [r.label for r in records if isinstance(r, LabelledText)]
+    labels += [
+        min(r.labels, key=lambda label: (times[label], label))
+        for r in records
+        if isinstance(r, MultiLabelledText) and r.labels
+    ]
     return Counter(labels).most_common(1)[0][0] if labels else None
 
 

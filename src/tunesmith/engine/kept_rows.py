@@ -90,12 +90,16 @@ class Kept:
 
 
 def digests(stream: Stream) -> list[bytes]:
-    """Return a digest of the token ids of each document."""
+    """Return a digest of the token ids of each document, and of their types if it has several."""
     ids = stream.ids_T.cpu().numpy().astype("<i8")
-    return [
-        hashlib.blake2b(ids[start:end].tobytes(), digest_size=_DIGEST).digest()
-        for start, end in pairwise(stream.cu_seqlens.tolist())
-    ]
+    types = None if stream.types_T is None else stream.types_T.cpu().numpy().astype("<i8")
+    found = []
+    for start, end in pairwise(stream.cu_seqlens.tolist()):
+        digest = hashlib.blake2b(ids[start:end].tobytes(), digest_size=_DIGEST)
+        if types is not None and types[start:end].any():
+            digest.update(types[start:end].tobytes())
+        found.append(digest.digest())
+    return found
 
 
 def write_rows(place: Path, about: Mapping[str, Any], blocks: Iterable[Block]) -> None:

@@ -79,9 +79,15 @@ class Layout:
     first_position: int | None
     takes_cache: bool
 
-    def arguments(self, positions: Tensor) -> dict[str, Any]:
-        """Return the keyword arguments of the body for these positions, counted from 0."""
+    def arguments(self, positions: Tensor, types: Tensor | None = None) -> dict[str, Any]:
+        """Return the keyword arguments of the body for these positions, counted from 0.
+
+        Args:
+            types: of the tokens, where they are not all 0.
+        """
         arguments: dict[str, Any] = {"use_cache": False} if self.takes_cache else {}
+        if types is not None:
+            arguments["token_type_ids"] = types
         if self.first_position is not None:
             arguments["position_ids"] = positions + self.first_position
         return arguments
@@ -99,12 +105,17 @@ def run_body(
     if packed:
         sharing = shared_beginnings(stream) if share and layout.can_share else None
         if sharing is None:
-            return _row(model, stream.ids_T, stream.positions_T, stream.cu_seqlens, layout)
+            cu_seqlens, types_T = stream.cu_seqlens, stream.types_T
+            return _row(model, stream.ids_T, stream.positions_T, cu_seqlens, layout, types_T)
         hidden_MD = _row(model, sharing.ids_M, sharing.positions_M, sharing.rows, layout)
         return hidden_MD.index_select(0, sharing.place_T)
     real_NL, ids_NL = pad(stream)
     columns_L = torch.arange(real_NL.shape[1], device=real_NL.device)
-    arguments = layout.arguments(torch.where(real_NL, columns_L, 0))
+    types_NL = None
+    if stream.types_T is not None:
+        types_NL = ids_NL.new_zeros(real_NL.shape)
+        types_NL[real_NL] = stream.types_T
+    arguments = layout.arguments(torch.where(real_NL, columns_L, 0), types_NL)
     hidden: Tensor = model.body(input_ids=ids_NL, attention_mask=real_NL.long(), **arguments)[0]
     return hidden[real_NL]
 
@@ -119,10 +130,15 @@ def computed_rows(stream: Stream, layout: Layout, *, packed: bool, share: bool =
 
 
 def _row(
-    model: Model, ids_M: Tensor, positions_M: Tensor, row: Tensor | Rows, layout: Layout
+    model: Model,
+    ids_M: Tensor,
+    positions_M: Tensor,
+    row: Tensor | Rows,
+    layout: Layout,
+    types_M: Tensor | None = None,
 ) -> Tensor:
     with packed_row(model.module, row):
-        arguments = layout.arguments(positions_M[None])
+        arguments = layout.arguments(positions_M[None], None if types_M is None else types_M[None])
         hidden_MD: Tensor = model.body(input_ids=ids_M[None], **arguments)[0][0]
         return hidden_MD
 

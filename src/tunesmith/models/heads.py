@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
 Pooling = Literal["mean", "cls", "last"]
-HeadName = Literal["causal_lm", "classification", "tagging", "extraction", "embedding", "features"]
+HeadName = Literal[
+    "causal_lm",
+    "classification",
+    "multi_label",
+    "regression",
+    "tagging",
+    "extraction",
+    "embedding",
+    "features",
+]
 
 
 @dataclass(frozen=True)
@@ -35,16 +44,24 @@ class Head:
         ending: of the names of transformers' and PEFT's classes, such as `ForCausalLM`.
         peft_task: PEFT's name of the task.
         of_tokens: it speaks of each token rather than of the whole text.
+        problem: transformers' name of what is said of a whole text; None for other heads.
     """
 
     ending: str
     peft_task: str
     of_tokens: bool = False
+    problem: str | None = None
+
+
+def _of_text(problem: str) -> Head:
+    return Head("ForSequenceClassification", "SEQ_CLS", problem=problem)
 
 
 HEADS: dict[HeadName, Head] = {
     "causal_lm": Head("ForCausalLM", "CAUSAL_LM"),
-    "classification": Head("ForSequenceClassification", "SEQ_CLS"),
+    "classification": _of_text("single_label_classification"),
+    "multi_label": _of_text("multi_label_classification"),
+    "regression": _of_text("regression"),
     "tagging": Head("ForTokenClassification", "TOKEN_CLS", of_tokens=True),
     "extraction": Head("ForQuestionAnswering", "QUESTION_ANS", of_tokens=True),
     "embedding": Head("", "FEATURE_EXTRACTION"),
@@ -56,11 +73,13 @@ def head_of(module: nn.Module) -> HeadName:
     """Return which head a loaded module has."""
     if isinstance(module, FeatureModel):
         return "features"
-    endings = {head.ending: name for name, head in HEADS.items() if head.ending}
     kind = type(module).__name__
     if kind.endswith("Model") and not kind.endswith("LMHeadModel"):
         return "embedding"  # a bare body
-    return next((name for ending, name in endings.items() if kind.endswith(ending)), "causal_lm")
+    found = [name for name, head in HEADS.items() if head.ending and kind.endswith(head.ending)]
+    problem = getattr(module.config, "problem_type", None)
+    of_problem = (name for name in found if HEADS[name].problem == problem)
+    return next(of_problem, found[0] if found else "causal_lm")
 
 
 def pooled(hidden_TD: Tensor, cu_seqlens: Tensor, pooling: Pooling) -> Tensor:

@@ -42,6 +42,8 @@ _OTHER_SENSES = {
 _SUITS = {
     "causal_lm": (DECODER,),
     "classification": (DECODER, ENCODER),
+    "multi_label": (DECODER, ENCODER),
+    "regression": (DECODER, ENCODER),
     "tagging": (DECODER, ENCODER),
     "extraction": (DECODER, ENCODER),
     "embedding": (DECODER, ENCODER),
@@ -51,6 +53,8 @@ _SUITS = {
 _NEEDS = {
     "causal_lm": "This task learns to write text, which needs a decoder",
     "classification": "This task reads a text and names its class, which needs a text model",
+    "multi_label": "This task reads a text and names its classes, which needs a text model",
+    "regression": "This task reads a text and says a number, which needs a text model",
     "tagging": "This task reads a text and says what each word is, which needs a text model",
     "extraction": "This task points at a part of a text, which needs a text model",
     "embedding": "This task turns texts into vectors, which needs a text model",
@@ -60,6 +64,10 @@ _NEEDS = {
 _BETTER = {
     "causal_lm": "Choose a decoder, such as smollm2-135m-instruct.",
     "classification": "Choose an encoder such as minilm-l6, or a decoder such as "
+    "smollm2-135m-instruct.",
+    "multi_label": "Choose an encoder such as minilm-l6, or a decoder such as "
+    "smollm2-135m-instruct.",
+    "regression": "Choose an encoder such as minilm-l6, or a decoder such as "
     "smollm2-135m-instruct.",
     "tagging": "Choose an encoder such as minilm-l6, or a decoder such as smollm2-135m-instruct.",
     "extraction": "Choose an encoder such as minilm-l6.",

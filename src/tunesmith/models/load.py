@@ -32,7 +32,7 @@ from tunesmith.errors import ModelError
 from tunesmith.models import soundness
 from tunesmith.models.adapters import changes_anything
 from tunesmith.models.anatomy import study
-from tunesmith.models.heads import HEADS, FeatureHead, FeatureModel, Pooling
+from tunesmith.models.heads import HEADS, FeatureHead, FeatureModel, Head, Pooling
 from tunesmith.models.kinds import ENCODER, check_fit
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Notes, read_notes
@@ -44,6 +44,8 @@ from tunesmith.models.virtual_tokens import read_virtual_tokens
 _CLASSES: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
     "classification": AutoModelForSequenceClassification,
+    "multi_label": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
     "tagging": AutoModelForTokenClassification,
     "extraction": AutoModelForQuestionAnswering,
     "embedding": AutoModel,
@@ -65,8 +67,8 @@ def load_model(
         head: `causal_lm`, `classification` (one logit a label), `tagging` (likewise, of each
             token), `extraction` (two of each token), `embedding` (one vector of a document), or
             `features` (likewise, and a linear map of it to the labels that starts at zero).
-        labels: names of the classes, in order of their index; at least two where there is one
-            logit a label, none elsewhere.
+        labels: names of what the head says, in order of their index: classes, or that of one
+            number; none for other heads.
         dtype: precision of the weights.
         seed: from which a new head is drawn.
 
@@ -175,7 +177,8 @@ def _load_module(
 ) -> tuple[Any, dict[str, Any]]:
     """Return the module, and transformers' report of which keys it missed."""
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
-    if head in ("classification", "tagging"):
+    problem = _known(head).problem
+    if problem or head == "tagging":
         id2label, label2id = _label_maps(labels)
         options |= {
             "id2label": id2label,
@@ -183,8 +186,8 @@ def _load_module(
             "num_labels": len(labels),
             "ignore_mismatched_sizes": True,
         }
-    if head == "classification":
-        options["problem_type"] = "single_label_classification"
+    if problem:
+        options["problem_type"] = problem
     try:
         with quiet(), seeded(seed):
             module, report = _CLASSES[head].from_pretrained(
@@ -278,14 +281,16 @@ def _keeps_head(config: dict[str, Any], head: str, labels: Sequence[str]) -> boo
     """Whether the files hold a head of this kind for these very labels already."""
     names = config.get("id2label") or {}
     architectures = config.get("architectures") or [""]
-    kept = str(architectures[0]).endswith(_ending(head))
+    kept = str(architectures[0]).endswith(_known(head).ending)
     if not labels:
         return kept
+    if len(labels) == 1:  # one number is one number, whatever it is called
+        return kept and len(names) == 1
     return kept and [names.get(str(index)) for index in range(len(names))] == list(labels)
 
 
-def _ending(head: str) -> str:
-    return next(known.ending for name, known in HEADS.items() if name == head)
+def _known(head: str) -> Head:
+    return next(known for name, known in HEADS.items() if name == head)
 
 
 def _draw_head(model: Model, seed: int) -> None:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import RecipeError
+from tunesmith.models.heads import HEADS
 from tunesmith.models.model import Model, Virtual
 
 ADAPTER = "default"
@@ -107,7 +108,8 @@ def _reading(model: Model, virtual: Virtual, stock: Callable[..., Any]) -> Calla
     """Return a `forward` that reads the virtual tokens before what it is given."""
     names = list(inspect.signature(stock).parameters)
     attends = model.module.config._attn_implementation  # type: ignore[union-attr]
-    reads_first = model.anatomy.kind == "encoder" and model.head == "classification"
+    of_text = HEADS[model.head].problem is not None
+    reads_first = model.anatomy.kind == "encoder" and of_text
 
     @functools.wraps(stock)
     def forward(*args: Any, **given: Any) -> Any:

@@ -1,6 +1,6 @@
 """Counts the classes of labelled records, and says where their balance makes learning hard.
 
-Where records hold entities, these are counted.
+Where records hold entities, these are counted; where a record has several classes, each of them.
 
 train, test labels ──class_balance──> ClassBalance
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from tunesmith.data.records import TaggedText, labels_of
+from tunesmith.data.records import MultiLabelledText, TaggedText, labels_of
 
 FEW = 5
 """Fewer training records than this are too few to learn a class from."""
@@ -29,11 +29,13 @@ class ClassBalance:
         train: records by class in train, the largest first.
         test: records by class in test.
         of_entities: entities are counted, of which a record may have any number.
+        several: a record may have any number of classes.
     """
 
     train: dict[str, int]
     test: dict[str, int]
     of_entities: bool = False
+    several: bool = False
 
     @property
     def ratio(self) -> float:
@@ -73,7 +75,7 @@ class ClassBalance:
         if self.ratio >= LOPSIDED:
             judged = (
                 "by the F1 of each, or macro F1"
-                if self.of_entities
+                if self.of_entities or self.several
                 else f"by macro F1, not by accuracy (always the largest class is "
                 f"{self.majority:.0%})"
             )
@@ -93,7 +95,8 @@ class ClassBalance:
 def class_balance(train: Sequence[BaseModel], test: Sequence[BaseModel] = ()) -> ClassBalance:
     """Return the class counts of labelled records."""
     of_entities = any(isinstance(record, TaggedText) for record in train)
-    return ClassBalance(_counts(train), _counts(test), of_entities)
+    several = any(isinstance(record, MultiLabelledText) for record in train)
+    return ClassBalance(_counts(train), _counts(test), of_entities, several)
 
 
 def _counts(records: Sequence[BaseModel]) -> dict[str, int]:

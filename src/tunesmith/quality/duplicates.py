@@ -15,7 +15,14 @@ from itertools import pairwise
 
 from pydantic import BaseModel
 
-from tunesmith.data.records import LabelledText, TaggedText, content_key, text_of
+from tunesmith.data.records import (
+    LabelledText,
+    MultiLabelledText,
+    ScoredText,
+    TaggedText,
+    content_key,
+    text_of,
+)
 from tunesmith.quality.similarity import Signatures
 
 THRESHOLD = 0.7
@@ -91,4 +98,8 @@ def _answer(record: BaseModel) -> object:
     """Return what is to be learnt of a record whose text alone decides what it is."""
     if isinstance(record, TaggedText):
         return tuple((entity.label, record.said(entity)) for entity in record.entities)
+    if isinstance(record, MultiLabelledText):
+        return frozenset(record.labels)
+    if isinstance(record, ScoredText):
+        return record.score
     return record.label if isinstance(record, LabelledText) else None

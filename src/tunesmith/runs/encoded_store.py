@@ -196,7 +196,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
 def code_digest() -> str:
     """Return the SHA-256 of the source code that turns records into examples."""
     digest = hashlib.sha256()
-    for package in ("data", "tasks"):
+    for package in ("data", "models", "tasks"):
         folder = files("tunesmith") / package
         for file in sorted(folder.iterdir(), key=lambda found: found.name):
             if file.name.endswith(".py"):

@@ -300,7 +300,8 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
 
 def _suits(name: str, kind: str, task: Any) -> str:
     said = f"{name} is {_a(kind)}, which the task {task.name} can use."
-    if task.head in ("classification", "tagging") and kind == "decoder":
+    outwards = ("classification", "multi_label", "regression", "tagging")
+    if task.head in outwards and kind == "decoder":
         return f"{said} An encoder reads in both directions and usually costs less for this."
     return said
 

@@ -296,7 +296,7 @@ def build_engine(
     source = altered(resolve(recipe.model, console=console), operations, console)
     refuse(technique, task, source)
     head = technique.head(task.head)
-    model = load_model(source, head=head, labels=task.labels, dtype=dtype, seed=training.seed)
+    model = load_model(source, head=head, labels=task.outputs, dtype=dtype, seed=training.seed)
     model.module.to(device)
     model.surgery = tuple(surgery_of(source.path).get("changes", ()))
     settle(model, operations, "loaded")

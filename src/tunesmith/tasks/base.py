@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from tunesmith.errors import DataError, RecipeError, UnlearnableError
+from tunesmith.models.reading import around as around
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
@@ -80,17 +81,29 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """A text that was put in order: its place in the input, and how relevant it is (0 to 1)."""
+
+    place: int
+    text: str
+    relevance: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a model says to one input: a text or a class, with the probability of each class.
 
     `spans` are the parts of the input that it points at, where the task is to find them; `vector`
-    is that of the input, where the task is to make one.
+    is that of the input, where the task is to make one; `score` is a number, where that is asked
+    for; `ranking` are the texts of the input in their order, the most relevant first.
     """
 
     text: str
     probabilities: dict[str, float] = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
     vector: tuple[float, ...] = ()
+    score: float | None = None
+    ranking: tuple[Ranked, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,11 @@ class Task(ABC):
     def labels(self) -> tuple[str, ...]:
         """Class names in order of their index; empty where the task has none."""
         return ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the head says, in order of their index: the classes, where it has any."""
+        return self.labels
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -237,15 +255,6 @@ class Task(ABC):
 
     def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - as `study`
         """Take back what `state` returned."""
-
-
-def around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the tokens that a tokenizer puts before and behind every text."""
-    probe = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = list(probe["input_ids"]), list(probe["special_tokens_mask"])
-    begin = special.index(0)
-    end = len(special) - special[::-1].index(0)
-    return ids[:begin], ids[end:]
 
 
 def listed_once(labels: Sequence[str] | None, noun: str) -> tuple[str, ...]:

@@ -1,25 +1,26 @@
-"""Classification: a text in, one of several classes out.
+"""Classification: a text, or two, in, one of several classes out.
 
     LabelledText ──encode──> ids + class index ──Pooled──> logits ──> accuracy, macro-F1, …
 
-The ids are exactly what the tokenizer makes of the text by default (`[CLS] … [SEP]` for a BERT,
-a leading start token for a Llama, nothing for a GPT-2), so that the saved model answers the same
-when transformers alone calls it; only look-alikes of special tokens inside the text are read as
-plain text. Decoders are pooled at the last token, encoders as their own head does it.
+The ids are exactly what the tokenizer makes of a text, or of a pair, by default (`models.reading`),
+so that the saved model answers the same when transformers alone calls it. Decoders are pooled at
+the last token, encoders as their own head does it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from tunesmith.data.records import LabelledText
-from tunesmith.errors import DataError, RecipeError, UnlearnableError
+from tunesmith.data.labelled import given_texts
+from tunesmith.data.records import LabelledText, text_of
+from tunesmith.errors import DataError
+from tunesmith.models.reading import Reader, ReadingOptions
 from tunesmith.registry import TASKS
 from tunesmith.tasks.base import (
     ExampleScore,
@@ -27,14 +28,13 @@ from tunesmith.tasks.base import (
     Prediction,
     Sums,
     Task,
-    around,
     check_listed,
     listed_once,
 )
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
-    from tunesmith.data.batch import Cut, Encoded
+    from tunesmith.data.batch import Encoded
     from tunesmith.engine.engine import Engine
     from tunesmith.models.model import Model
 
@@ -43,7 +43,7 @@ _DISCORDANT = 0.2
 
 @TASKS.register("classification")
 class Classification(Task):
-    """A text in, one of several classes out."""
+    """A text in, or two, one of several classes out."""
 
     Record = LabelledText
     head = "classification"
@@ -51,17 +51,9 @@ class Classification(Task):
     objective = "classes"
     primary = "accuracy"
 
-    class Options(BaseModel):
+    class Options(ReadingOptions):
         """How texts and classes are read."""
 
-        model_config = ConfigDict(extra="forbid")
-
-        max_length: int | None = Field(
-            default=None, ge=2, description="most tokens of a text; by default the model's context"
-        )
-        truncation: Literal["end", "start"] = Field(
-            default="end", description="which side of a text that is too long is cut"
-        )
         labels: list[str] | None = Field(
             default=None,
             min_length=2,
@@ -72,6 +64,7 @@ class Classification(Task):
     def __init__(self, options: BaseModel | None = None) -> None:
         super().__init__(options)
         self._labels = listed_once(self.options.labels, "class")
+        self._paired = False  # whether all that was learnt from had two texts
 
     def study(self, records: Sequence[LabelledText]) -> None:
         """Find the classes of the training records.
@@ -91,6 +84,7 @@ class Classification(Task):
         if self.options.labels is None:
             self._labels = _in_order(found)
         check_listed(found, self._labels, "class")
+        self._paired = all(record.other is not None for record in records)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -98,18 +92,8 @@ class Classification(Task):
         return self._labels
 
     def bind(self, model: Model) -> None:
-        """Take the tokenizer, the tokens that it puts around a text, and the context length."""
-        self._tokenizer = model.tokenizer
-        self._prefix, self._suffix = around(model.tokenizer)
-        context = model.anatomy.context_length
-        self._max_length: int = min(self.options.max_length or context, context)
-        if self._max_length <= len(self._prefix) + len(self._suffix):
-            raise RecipeError(
-                f"{self._max_length} tokens leave no room for text beside the tokenizer's own"
-                f" {len(self._prefix) + len(self._suffix)}.",
-                where="task.max_length",
-                fix="Raise it.",
-            )
+        """Take the tokenizer, and how it lays texts out."""
+        self._reader = Reader(model, self.options)
 
     def encode(self, record: LabelledText) -> Encoded:
         """Encode a text and its class.
@@ -124,29 +108,13 @@ class Classification(Task):
                 f" ({', '.join(map(repr, self._labels))}).",
                 fix="Correct the label, or add training records of that class.",
             )
-        return self._encode(record.text, self._labels.index(record.label))
+        return self._encode(record.text, record.other, self._labels.index(record.label))
 
-    def _encode(self, text: str, label: int | None) -> Encoded:
-        from tunesmith.data.batch import Encoded, EncodedStream
+    def _encode(self, text: str, other: str | None, label: int | None) -> Encoded:
+        from tunesmith.data.batch import Encoded
 
-        ids = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
-        if not ids:
-            raise UnlearnableError(
-                "The text has no tokens.", fix="Remove the record, or give it a text."
-            )
-        kept, cut = self._cut(list(ids))
-        return Encoded({"text": EncodedStream((*self._prefix, *kept, *self._suffix))}, label, cut)
-
-    def _cut(self, ids: list[int]) -> tuple[list[int], Cut | None]:
-        from tunesmith.data.batch import Cut
-
-        room = self._max_length - len(self._prefix) - len(self._suffix)
-        if len(ids) <= room:
-            return ids, None
-        cut = Cut(self.options.truncation, len(ids) - room, 0)
-        return (ids[:room] if self.options.truncation == "end" else ids[-room:]), cut
+        stream, cut = self._reader.lay(text, other)
+        return Encoded({"text": stream}, label, cut)
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -239,34 +207,30 @@ class Classification(Task):
         console: Console,
     ) -> NDArray[np.float64]:
         """Return the log-probability of each class for each example, `[examples, C]`."""
-        import torch
+        from scipy.special import log_softmax
 
-        from tunesmith.engine.batching import batches
-        from tunesmith.objectives.base import Pooled
+        from tunesmith.engine.outputs import document_outputs
 
-        found = np.empty((len(examples), len(self._labels)))
-        with console.progress("measure", len(examples)) as bar:
-            for batch in batches(examples, tokens_per_batch, packed=engine.packed):
-                outputs_BC = engine.forward(batch, Pooled).outputs_BC.cpu().double()
-                found[list(batch.indices)] = torch.log_softmax(outputs_BC, dim=-1).numpy()
-                bar.advance(len(batch))
-        return found
+        outputs_NC = document_outputs(
+            engine, examples, tokens_per_batch=tokens_per_batch, console=console
+        )
+        logprobs_NC: NDArray[np.float64] = log_softmax(outputs_NC, axis=-1)
+        return logprobs_NC
 
     def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
         """Return the most likely class of each text, and the probability of every class.
 
+        An input is a text, or an object with `text` and `text_pair`.
+
         Raises:
-            DataError: an input is not a text, or has no tokens.
+            DataError: an input is neither, or has no tokens.
         """
         from tunesmith.console import Console
 
-        examples = []
-        for number, text in enumerate(inputs, start=1):
-            if not isinstance(text, str):
-                raise DataError(
-                    f"It is a {type(text).__name__}, not a text.", where=f"input {number}"
-                )
-            examples.append(self._encode(text, None))
+        examples = [
+            self._encode(*given_texts(given, number, paired=self._paired), None)
+            for number, given in enumerate(inputs, start=1)
+        ]
         rows = np.exp(self._log_probabilities(engine, examples, 4096, Console(quiet=True)))
         return [
             Prediction(
@@ -276,16 +240,17 @@ class Classification(Task):
         ]
 
     def present(self, record: LabelledText) -> tuple[str, str]:
-        """Return the text and its class."""
-        return record.text, record.label
+        """Return the text (both, where there are two) and its class."""
+        return text_of(record), record.label
 
     def state(self) -> dict[str, Any]:
-        """Return the class names."""
-        return {"labels": list(self._labels)}
+        """Return the class names, and whether two texts were learnt from."""
+        return {"labels": list(self._labels), "paired": self._paired}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back the class names."""
+        """Take back the class names, and whether two texts were learnt from."""
         self._labels = tuple(state["labels"])
+        self._paired = bool(state.get("paired", False))
 
 
 _CELLS = ("true_positives", "false_positives", "false_negatives")

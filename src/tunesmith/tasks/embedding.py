@@ -26,8 +26,8 @@ from tunesmith.scores.ranking import (
     RANK_SUMS,
     correlation,
     ndcg,
+    paired_sums,
     places,
-    rank_sums,
     ranks,
     recall,
 )
@@ -273,7 +273,7 @@ def _mean(name: str, text: str, assumption: str) -> Metric:
 def _order(records: Sequence[RelatedTexts], vector_of: Mapping[str, Floats]) -> list[ExampleScore]:
     cosines = [float(vector_of[record.text] @ vector_of[record.other]) for record in records]
     scores = [float(record.score or 0.0) for record in records]
-    rows = rank_sums(ranks(cosines), ranks(scores))
+    rows = paired_sums(ranks(cosines), ranks(scores))
     return [
         ExampleScore(index, row, f"{cosine:.3f}")
         for index, (row, cosine) in enumerate(zip(rows, cosines, strict=True))

@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunesmith.data.records import QuestionedText
 from tunesmith.data.windows import Window, windows
 from tunesmith.errors import DataError, ModelError, UnlearnableError
+from tunesmith.models.reading import Frame
 from tunesmith.registry import TASKS
 from tunesmith.scores.answers import best_span, exact, overlap
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Span, Task, owners
@@ -138,7 +139,10 @@ class Extraction(Task):
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
         self._tokenizer = tokenizer
-        self._prefix, self._middle, self._suffix = _around_pair(tokenizer)
+        frame = Frame.of(tokenizer)
+        self._prefix, self._suffix = frame.before, frame.behind
+        line_break = list(tokenizer("\n", add_special_tokens=False)["input_ids"])
+        self._middle = frame.between or line_break
         context = model.anatomy.context_length
         self._max_length: int = min(self.options.max_length or context, context)
 
@@ -377,20 +381,6 @@ class Extraction(Task):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back whether unanswerable questions were learnt."""
         self._silent = bool(state["silent"])
-
-
-def _around_pair(tokenizer: Any) -> tuple[list[int], list[int], list[int]]:
-    """Return the tokens that stand before, between and behind a pair of texts."""
-    probe = tokenizer("a", "b", return_special_tokens_mask=True)
-    ids, special = list(probe["input_ids"]), list(probe["special_tokens_mask"])
-    texts = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("a", "b")]
-    begin, end = special.index(0), len(special) - special[::-1].index(0)
-    middle = ids[begin + texts[0] : end - texts[1]]
-    return (
-        ids[:begin],
-        middle or list(tokenizer("\n", add_special_tokens=False)["input_ids"]),
-        ids[end:],
-    )
 
 
 def _log_softmax(outputs_LC: Floats) -> Floats:

@@ -50,6 +50,8 @@ class Repurpose(Technique):
             does = {
                 "causal_lm": "writes nothing",
                 "embedding": "moves no vector",
+                "multi_label": "always exactly one",
+                "regression": "gives no number",
             }.get(head, "says nothing of a part of it")
             return (
                 f"it fits a linear map of one vector a text, which names classes but {does}; "
