@@ -23,6 +23,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedTokenizerFast,
@@ -44,6 +45,7 @@ DECODERS = (
 MIXTURES = ("mixtral",)
 """Decoders of experts, which not every test of decoders is for."""
 ENCODERS = ("bert", "roberta", "distilbert", "deberta-v2")
+ENCODER_DECODERS = ("t5", "bart", "marian")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
@@ -61,6 +63,41 @@ _LLAMA_LIKE = {
     "eos_token_id": 2,
 }
 _BERT_LIKE = {"intermediate_size": 48, "max_position_embeddings": CONTEXT, "pad_token_id": 0}
+_PAIR_LIKE = {
+    "d_model": HIDDEN,
+    "encoder_layers": LAYERS,
+    "decoder_layers": LAYERS,
+    "encoder_attention_heads": HEADS,
+    "decoder_attention_heads": HEADS,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": CONTEXT,
+    "pad_token_id": 0,
+    "eos_token_id": 5,
+    "forced_eos_token_id": 5,
+    "init_std": 0.2,
+}
+_PAIRS = {
+    "t5": {
+        "d_model": HIDDEN,
+        "d_kv": HIDDEN // HEADS,
+        "d_ff": 48,
+        "num_layers": LAYERS,
+        "num_heads": HEADS,
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 16,
+        "pad_token_id": 0,
+        "eos_token_id": 5,
+        "decoder_start_token_id": 0,
+    },
+    "bart": {**_PAIR_LIKE, "bos_token_id": 4, "decoder_start_token_id": 5},
+    "marian": {
+        **_PAIR_LIKE,
+        "bos_token_id": None,
+        "decoder_start_token_id": 0,
+        "scale_embedding": True,
+    },
+}
 
 
 @cache
@@ -70,12 +107,7 @@ def tiny_tokenizer(encoder: bool = False) -> PreTrainedTokenizerFast:
     Args:
         encoder: put `<cls>` before and `<sep>` behind every text, and have no chat template.
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*_SPECIAL, *alphabet])}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken(token, special=True) for token in _SPECIAL])
+    core, vocabulary = _bytes()
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "model_max_length": CONTEXT}
     if encoder:
         core.post_processor = processors.TemplateProcessing(
@@ -92,11 +124,37 @@ def tiny_tokenizer(encoder: bool = False) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+@cache
+def tiny_pair_tokenizer(family: str) -> PreTrainedTokenizerFast:
+    """Return the like for an encoder-decoder: `<sep>` ends a text, BART's begins with `<cls>`."""
+    core, vocabulary = _bytes()
+    begins = family == "bart"
+    core.post_processor = processors.TemplateProcessing(
+        single="<cls> $A <sep>" if begins else "$A <sep>",
+        special_tokens=[(token, vocabulary[token]) for token in ("<cls>", "<sep>")],
+    )
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<sep>"}
+    if begins:
+        names["bos_token"] = "<cls>"
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=CONTEXT, **names)
+
+
+def _bytes() -> tuple[Tokenizer, dict[str, int]]:
+    """Return a tokenizer of single bytes without names for its special tokens, and its tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*_SPECIAL, *alphabet])}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([AddedToken(token, special=True) for token in _SPECIAL])
+    return core, vocabulary
+
+
 def tiny_config(family: str, *, dropout: float = 0.0, **changes: Any) -> Any:
     """Return the configuration of a tiny model.
 
     Args:
-        family: one of `DECODERS`, `MIXTURES` or `ENCODERS`.
+        family: one of `DECODERS`, `MIXTURES`, `ENCODERS` or `ENCODER_DECODERS`.
         dropout: every dropout that the family has.
         changes: fields of the family's configuration.
     """
@@ -126,11 +184,12 @@ def tiny_config(family: str, *, dropout: float = 0.0, **changes: Any) -> Any:
         },
         "deberta-v2": {**_BERT_LIKE, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
         "bert": _BERT_LIKE,
+        **_PAIRS,
     }.get(family, _LLAMA_LIKE)
     sizes = {"vocab_size": len(tiny_tokenizer()), "hidden_size": HIDDEN}
     depth = {"num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
     fields = {k: v for k, v in {**sizes, **depth, **special}.items() if v is not None}
-    if family == "distilbert":
+    if family == "distilbert" or family in _PAIRS:
         fields = {k: v for k, v in fields.items() if k not in ("hidden_size", *depth)}
     name = {"gemma3": "gemma3_text"}.get(family, family)
     config = AutoConfig.for_model(name, **{**fields, **changes})
@@ -152,6 +211,7 @@ def tiny_module(
         config.problem_type = KNOWN[head].problem
     kinds = {
         "causal_lm": AutoModelForCausalLM,
+        "seq2seq_lm": AutoModelForSeq2SeqLM,
         "classification": AutoModelForSequenceClassification,
         "multi_label": AutoModelForSequenceClassification,
         "regression": AutoModelForSequenceClassification,
@@ -165,6 +225,8 @@ def tiny_module(
         for name, parameter in module.named_parameters():
             if name.endswith("bias"):  # zero at the start, so that an unused one would not show
                 nn.init.normal_(parameter, std=0.1)
+        if hasattr(module, "final_logits_bias"):
+            nn.init.normal_(module.final_logits_bias, std=0.1)
     module.config.use_cache = False
     if head == "features":
         pooling = "mean" if family in ENCODERS else "last"
@@ -183,12 +245,17 @@ def tiny_model(
 ) -> Model:
     """Return a tiny random `Model` that no file stands behind."""
     module = tiny_module(family, head, labels, seed, **options).to(dtype)
-    tokenizer = tiny_tokenizer(family in ENCODERS)
+    tokenizer = _tokenizer(family)
     source = Resolved(f"tiny-{family}", Path("/nowhere"), "folder", "0" * 64)
     model = Model(module, tokenizer, study(module), source)
     if head == "embedding":
         model.pooling = "mean" if family in ENCODERS else "last"
     return model
+
+
+def _tokenizer(family: str) -> PreTrainedTokenizerFast:
+    pair = family in ENCODER_DECODERS
+    return tiny_pair_tokenizer(family) if pair else tiny_tokenizer(family in ENCODERS)
 
 
 def tiny_llama(**options: Any) -> Model:
@@ -204,14 +271,14 @@ def tiny_bert(labels: Sequence[str] = ("no", "yes"), **options: Any) -> Model:
 def tiny_model_folder(tmp_path: Path, family: str = "llama", seed: int = 0, **options: Any) -> Path:
     """Save a tiny pre-trained model, with its tokenizer, and return its folder.
 
-    Decoders are saved with their vocabulary layer, encoders as the bare body.
+    Models that write are saved with their vocabulary layer, encoders as the bare body.
     """
     folder = tmp_path / f"tiny-{family}-{seed}"
-    module: Any = tiny_module(family, "features" if family in ENCODERS else "causal_lm", seed=seed,
-                              **options)  # fmt: skip
+    heads = dict.fromkeys(ENCODERS, "features") | dict.fromkeys(ENCODER_DECODERS, "seq2seq_lm")
+    module: Any = tiny_module(family, heads.get(family, "causal_lm"), seed=seed, **options)
     module = module.body if isinstance(module, FeatureModel) else module
     module.config.use_cache = True
     with quiet():
         module.save_pretrained(folder)
-    tiny_tokenizer(family in ENCODERS).save_pretrained(folder)
+    _tokenizer(family).save_pretrained(folder)
     return folder

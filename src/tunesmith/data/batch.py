@@ -2,7 +2,7 @@
 
     Encoded (one record)  ──collate──>  Batch (several, flat and ragged)
 
-A batch has named streams (`text`; later `source`/`target`, `chosen`/`rejected`). In each, the
+A batch has named streams (`text`; `source` and `target`; later `chosen`/`rejected`). In each, the
 tokens of N documents lie one after another in one row of T tokens; `cu_seqlens` says where each
 begins. Targets are shifted here, once: position i predicts `targets_T[i]`, with `weights_T[i]`.
 Classes of tokens are not shifted: `classes_T[i]` is that of token i, or `NO_CLASS`. Types of tokens
@@ -130,8 +130,13 @@ class Batch:
 
     @property
     def text(self) -> Stream:
-        """The stream of single-text tasks."""
-        return self.streams["text"]
+        """The text or, where a target is written from a source, the target."""
+        return self.streams["target" if self.source is not None else "text"]
+
+    @property
+    def source(self) -> Stream | None:
+        """What an encoder reads before the target is written; None where there is one text."""
+        return self.streams.get("source")
 
     @property
     def whole(self) -> Stream:

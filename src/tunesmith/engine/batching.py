@@ -17,19 +17,31 @@ def batches(examples: Sequence[Encoded], tokens_per_batch: int, packed: bool) ->
     """Yield all examples, longest first, in batches of at most `tokens_per_batch` tokens.
 
     Args:
-        packed: count tokens as they are; otherwise as many as the longest example, for each.
+        packed: count tokens as they are; otherwise, for each, as many as the longest example has
+            in each stream.
     """
     lengths = lengths_of(examples)
     order = sorted(range(len(examples)), key=lambda i: (-lengths[i], i))
     chosen: list[int] = []
     used = 0
+    longest: dict[str, int] = {}
     for index in order:
-        longest = lengths[chosen[0]] if chosen else 0
-        cost = lengths[index] if packed else longest
-        if chosen and used + cost > tokens_per_batch:
+        taken, wider = used + lengths[index], longest
+        if not packed:
+            wider = _longest(longest, examples[index])
+            taken = (len(chosen) + 1) * sum(wider.values())
+        if chosen and taken > tokens_per_batch:
             yield collate([examples[i] for i in chosen], chosen)
-            chosen, used = [], 0
+            chosen, taken = [], lengths[index]
+            wider = longest if packed else _longest({}, examples[index])
         chosen.append(index)
-        used += lengths[index] if packed else lengths[chosen[0]]
+        used, longest = taken, wider
     if chosen:
         yield collate([examples[i] for i in chosen], chosen)
+
+
+def _longest(longest: dict[str, int], example: Encoded) -> dict[str, int]:
+    """Return the most tokens of each stream, with one more example."""
+    return {
+        name: max(longest.get(name, 0), len(stream.ids)) for name, stream in example.streams.items()
+    }

@@ -27,9 +27,11 @@ from tunesmith.data.batch import Batch, Stream
 from tunesmith.engine.checkpointing import Held, LayerCheckpoints
 from tunesmith.engine.fusion import fused
 from tunesmith.engine.generation import TOGETHER, Generated, Generator, Sampling
+from tunesmith.engine.generation_stock import StockGenerator
 from tunesmith.engine.kept_rows import Kept, Per
 from tunesmith.engine.optimizer import AdamWOptions, Optimizer
 from tunesmith.engine.packing import computed_rows, probe_layout, run_body
+from tunesmith.engine.pairs import pair_rows, probe_pairs, run_pair
 from tunesmith.engine.precision import computing
 from tunesmith.engine.prefix import Prefix, find_prefix, frozen_tensors
 from tunesmith.engine.prefix_rows import compute_rows, going_on, refusal
@@ -78,18 +80,20 @@ class Engine:
         self.dtype = dtype
         self.device = next(model.module.parameters()).device
         self.memory = reuse_memory()
+        self._pairs = model.anatomy.encoder is not None
         with computing(dtype, self.device):
-            self.layout = probe_layout(model)
+            self.layout = probe_pairs(model) if self._pairs else probe_layout(model)
             self.logit_shape = probe_output(model) if model.anatomy.output else LogitShape()
         self.packed = packing and self.layout.can_pack
         self._generator = Generator(
             model, self.layout, self.logit_shape, keep=self.packed, fuse=fuse
         )
+        self._stock = StockGenerator(model)
         self.optimizer = Optimizer(groups, optimizer or AdamWOptions())
         self.kernels = fused(model, dtype) if fuse else {}
         self.checkpoints = LayerCheckpoints(model)
         self.prefix = Prefix()
-        if self.optimizer.parameters:
+        if self.optimizer.parameters and not self._pairs:
             with computing(dtype, self.device):
                 self.prefix = find_prefix(model, self.layout, packed=self.packed)
         self.kept: Kept | None = None
@@ -140,12 +144,14 @@ class Engine:
 
     def held(self, batch: Batch) -> Held:
         """Return what the backward pass would hold of this batch's way through the body."""
-        text = batch.to(self.device).whole
+        batch = batch.to(self.device)
         with self._mode(training=True), computing(self.dtype, self.device):
-            return self.checkpoints.measure(lambda: self._hidden(text))
+            return self.checkpoints.measure(lambda: self._run(batch))
 
     def computed_rows(self, batch: Batch) -> int:
         """Return how many rows of the body a training pass over this batch computes."""
+        if batch.source is not None:
+            return pair_rows(batch.source, batch.text)
         share = not self._drops
         return computed_rows(batch.whole, self.layout, packed=self.packed, share=share)
 
@@ -165,18 +171,20 @@ class Engine:
             ended: called whenever a text has ended.
         """
         with self._generating(), self._adapter(adapter):
-            return self._generator.generate(prompts, sampling, together=together, ended=ended)
+            return self._continues(sampling).generate(
+                prompts, sampling, together=together, ended=ended
+            )
 
     @torch.no_grad()
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
         """Yield the ids of one continuation as they are made."""
         with self._generating():
-            yield from self._generator.stream(prompt, sampling)
+            yield from self._continues(sampling).stream(prompt, sampling)
 
     def generation(self) -> str:
         """Say in words how texts are continued; the first time it is tried out."""
         with self._generating():
-            return self._generator.form
+            return (self._stock if self._pairs else self._generator).form
 
     def frozen_rows(self, batch: Batch, per: Per) -> Tensor:
         """Return what the frozen prefix gives for a batch, without gradients and without dropout.
@@ -240,7 +248,7 @@ class Engine:
             return [self._read(batch, objective.readout, weights_N)]
         wanted = [objective.readout, *(term.readout for term in objective.further)]
         with computing(self.dtype, self.device):
-            hidden_TD = self._hidden(batch.text)
+            hidden_TD = self._run(batch)
             return [
                 read(
                     self.model,
@@ -253,6 +261,9 @@ class Engine:
                 for readout in wanted
             ]
 
+    def _continues(self, sampling: Sampling) -> Generator | StockGenerator:
+        return self._stock if self._pairs or sampling.beams > 1 else self._generator
+
     def _read(self, batch: Batch, readout: type[Any], token_weights: Tensor | None) -> Any:
         with computing(self.dtype, self.device):
             if self.kept is not None and self.kept.per == "document" and readout in PER_DOCUMENT:
@@ -263,11 +274,17 @@ class Engine:
                 whole = batch.whole
                 rows_ND = document_rows(self.model, self._hidden(whole), whole.cu_seqlens)
                 return Vectors(rows_ND.view(len(batch.streams), len(batch), -1))
-            hidden_TD = self._hidden(batch.text)
+            hidden_TD = self._run(batch)
             weights = token_weights if readout is TokenLogProbs else None
             return read(
                 self.model, hidden_TD, batch.text, readout, self.logit_shape, token_weights=weights
             )
+
+    def _run(self, batch: Batch) -> Tensor:
+        """Return the last hidden state of every token of all texts; of a pair, of the target's."""
+        if batch.source is not None:
+            return run_pair(self.model, batch.source, batch.text)
+        return self._hidden(batch.whole)
 
     def _hidden(self, stream: Stream) -> Tensor:
         run = partial(run_body, self.model, stream, self.layout, packed=self.packed)

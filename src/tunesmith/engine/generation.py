@@ -55,7 +55,7 @@ _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 @dataclass
 class Generated:
     """One continuation: its ids without the stop token, the log-probability of each id and of the
-    stop token, and whether it ended by itself."""
+    stop token (none where transformers generates), and whether it ended by itself."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)

@@ -237,7 +237,7 @@ def probe_layout(model: Model) -> Layout:
     parameters = inspect.signature(model.body.forward).parameters
     takes_cache = "use_cache" in parameters
     starts = _position_starts(model.body) if "position_ids" in parameters else [None]
-    short, long = _made_up(model, 5, seed=1), _made_up(model, 9, seed=2)
+    short, long = made_up_ids(model, 5, seed=1), made_up_ids(model, 9, seed=2)
     was_training = model.module.training
     model.module.eval()
     try:
@@ -246,7 +246,7 @@ def probe_layout(model: Model) -> Layout:
             for start in starts:
                 layout = Layout(False, False, start, takes_cache)
                 padded = _documents(model, [short, long], layout, packed=False)
-                if not _same(padded, alone):
+                if not same_hidden(padded, alone):
                     continue
                 can_pack = not model.virtual and _packs(model, short, long, alone, layout)
                 can_share = can_pack and _shares(model, [long[:6] + short, long], layout)
@@ -269,7 +269,7 @@ def _packs(
         backwards = _documents(model, [long, short], layout, packed=True)
     except (_NotPackableError, TypeError):  # code of its own that cannot do without a mask
         return False
-    return _same(forwards, alone) and _same(backwards, alone[::-1])
+    return same_hidden(forwards, alone) and same_hidden(backwards, alone[::-1])
 
 
 def _shares(model: Model, alike: list[list[int]], layout: Layout) -> bool:
@@ -278,7 +278,7 @@ def _shares(model: Model, alike: list[list[int]], layout: Layout) -> bool:
         shared = _documents(model, alike, replace(layout, can_share=True), packed=True, share=True)
     except ValueError:  # attention that looks ahead
         return False
-    return _same(shared, alone)
+    return same_hidden(shared, alone)
 
 
 def _position_starts(body: nn.Module) -> list[int | None]:
@@ -291,7 +291,7 @@ def _position_starts(body: nn.Module) -> list[int | None]:
     return list(dict.fromkeys(starts))
 
 
-def _made_up(model: Model, length: int, seed: int) -> list[int]:
+def made_up_ids(model: Model, length: int, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     low = min(10, model.anatomy.vocab_size // 2)
     return torch.randint(low, model.anatomy.vocab_size, (length,), generator=generator).tolist()
@@ -323,7 +323,7 @@ def _device(model: Model) -> torch.device:
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 
 
-def _same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+def same_hidden(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Whether hidden states agree within what their precision allows."""
     tolerance = _TOLERANCE[expected[0].dtype]
     return all(

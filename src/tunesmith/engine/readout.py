@@ -21,7 +21,7 @@ from tunesmith.data.batch import Stream
 from tunesmith.errors import ModelError
 from tunesmith.kernels.divergence import OutputRows
 from tunesmith.kernels.token_loss import LogitShape, linear_cross_entropy, token_log_probs
-from tunesmith.models.heads import apply_head, document_rows, token_outputs
+from tunesmith.models.heads import apply_head, document_rows, own_outputs, token_outputs
 from tunesmith.models.model import Model
 from tunesmith.objectives.base import (
     Features,
@@ -31,6 +31,9 @@ from tunesmith.objectives.base import (
     TokenLogProbs,
     TokenStates,
 )
+
+_BESIDE = "final_logits_bias"
+"""BART and its kin keep the bias of the output layer as a buffer of the model."""
 
 PER_DOCUMENT = (Pooled, Features)
 """Readouts for which one row of each document is enough."""
@@ -77,9 +80,8 @@ def _token_log_probs(
     if stream.weights_T is None or stream.targets_T is None:
         raise ValueError("token log-probabilities need a stream that says what is learnt")
     rows_N = stream.weights_T.nonzero()[:, 0]
-    layer: Any = model.module.get_submodule(model.anatomy.output or "")
     hidden_ND, targets_N = hidden_TD[rows_N], stream.targets_T[rows_N]
-    weight_VD, bias_V = model.output_weight_VD, getattr(layer, "bias", None)
+    weight_VD, bias_V = model.output_weight_VD, output_bias(model)
     if token_weights is None:
         scores = token_log_probs(hidden_ND, weight_VD, targets_N, bias_V=bias_V, shape=shape)
         return TokenLogProbs(scores.logprobs_N, rows_N, scores.correct_N)
@@ -119,6 +121,8 @@ def probe_output(model: Model) -> LogitShape:
     text = config.get_text_config()
     scale = float(getattr(text, "logit_scale", None) or 1.0)
     scale /= float(getattr(text, "logits_scaling", None) or 1.0)
+    if getattr(text, "scale_decoder_outputs", False):  # T5, where output and embedding are tied
+        scale *= float(text.d_model) ** -0.5
     shape = LogitShape(scale, getattr(text, "final_logit_softcapping", None))
     device = model.output_weight_VD.device
     low = min(10, model.anatomy.vocab_size // 2)
@@ -127,8 +131,8 @@ def probe_output(model: Model) -> LogitShape:
     model.module.eval()
     try:
         with torch.no_grad():
-            own: Tensor = model.module(input_ids=ids).logits[0]
-            ours = logits(model, model.body(input_ids=ids)[0][0], shape)
+            own = own_outputs(model.module, input_ids=ids)[0]
+            ours = logits(model, model.hidden(ids), shape)
     finally:
         model.module.train(was_training)
     if (own - ours).float().norm() > 1e-2 * own.float().norm():
@@ -144,7 +148,19 @@ def probe_output(model: Model) -> LogitShape:
 def logits(model: Model, hidden_ND: Tensor, shape: LogitShape) -> Tensor:
     """Return logits over the vocabulary, `[N, V]`."""
     layer: Any = model.module.get_submodule(model.anatomy.output or "")
-    return shaped(layer(hidden_ND), shape)
+    logits_NV = layer(hidden_ND)
+    beside_1V = getattr(model.module, _BESIDE, None)
+    return shaped(logits_NV if beside_1V is None else logits_NV + beside_1V, shape)
+
+
+def output_bias(model: Model) -> Tensor | None:
+    """Return the bias of the output layer, which some families keep beside it, `bias_V`."""
+    layer: Any = model.module.get_submodule(model.anatomy.output or "")
+    bias_V: Tensor | None = getattr(layer, "bias", None)
+    if bias_V is None:
+        beside_1V = getattr(model.module, _BESIDE, None)
+        bias_V = None if beside_1V is None else beside_1V[0]
+    return bias_V
 
 
 def shaped(logits_NV: Tensor, shape: LogitShape) -> Tensor:

@@ -34,6 +34,7 @@ class Sampling:
         top_p: sample from the smallest set of tokens that holds this much probability
             (Holtzman et al. 2020), of what `top_k` has left.
         top_k: sample from so many of the likeliest tokens; 0: from all.
+        beams: how many beginnings are pursued side by side; 1: only the one that is chosen.
         seed: what draws depend on, beside the number of the text and the step.
     """
 
@@ -42,6 +43,7 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    beams: int = 1
     seed: int = 0
 
 

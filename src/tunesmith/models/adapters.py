@@ -181,9 +181,9 @@ def changes_anything(model: Model) -> bool:
         None
     ]
     with torch.no_grad():
-        changed: Tensor = model.body(input_ids=ids_1T)[0]
+        changed = model.hidden(ids_1T)
         with without_adapter(model):
-            unchanged: Tensor = model.body(input_ids=ids_1T)[0]
+            unchanged = model.hidden(ids_1T)
     return not torch.equal(changed, unchanged)
 
 

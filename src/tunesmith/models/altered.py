@@ -168,5 +168,6 @@ def _check_same(before: nn.Module, after: nn.Module, name: str) -> None:
 def _answer(module: Any) -> Tensor:
     limit = module.get_input_embeddings().weight.shape[0]
     ids_1T = (torch.arange(24)[None] * 7919 + 11) % limit
-    outputs: Tensor = module(input_ids=ids_1T)[0]
+    given = {"decoder_input_ids": ids_1T} if module.config.is_encoder_decoder else {}
+    outputs: Tensor = module(input_ids=ids_1T, **given)[0]
     return outputs

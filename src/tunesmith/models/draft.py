@@ -109,8 +109,18 @@ def reorder_layers(draft: Draft, order: Sequence[int]) -> dict[int, list[str]]:
 
     Returns:
         For each place in the new stack, the names of its tensors.
+
+    Raises:
+        RecipeError: the layers stand in two stacks.
     """
     anatomy = draft.anatomy
+    if anatomy.encoder is not None:
+        raise RecipeError(
+            f"The layers of this {anatomy.family} model stand in two stacks, whose sizes its"
+            " configuration states apart: they cannot be left out or doubled by one number.",
+            where="surgery",
+            fix="Leave the operation out.",
+        )
     holder = anatomy.layers[0].name.rpartition(".")[0]
     prefix = f"{holder}."
     of_layer: dict[int, dict[str, Tensor]] = {}

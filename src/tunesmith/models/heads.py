@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Pooling = Literal["mean", "cls", "last"]
 HeadName = Literal[
     "causal_lm",
+    "seq2seq_lm",
     "classification",
     "multi_label",
     "regression",
@@ -59,6 +60,7 @@ def _of_text(problem: str) -> Head:
 
 HEADS: dict[HeadName, Head] = {
     "causal_lm": Head("ForCausalLM", "CAUSAL_LM"),
+    "seq2seq_lm": Head("ForSeq2SeqLM", "SEQ_2_SEQ_LM"),
     "classification": _of_text("single_label_classification"),
     "multi_label": _of_text("multi_label_classification"),
     "regression": _of_text("regression"),
@@ -73,6 +75,8 @@ def head_of(module: nn.Module) -> HeadName:
     """Return which head a loaded module has."""
     if isinstance(module, FeatureModel):
         return "features"
+    if _writes_from_source(module):
+        return "seq2seq_lm"
     kind = type(module).__name__
     if kind.endswith("Model") and not kind.endswith("LMHeadModel"):
         return "embedding"  # a bare body
@@ -80,6 +84,13 @@ def head_of(module: nn.Module) -> HeadName:
     problem = getattr(module.config, "problem_type", None)
     of_problem = (name for name in found if HEADS[name].problem == problem)
     return next(of_problem, found[0] if found else "causal_lm")
+
+
+def _writes_from_source(module: Any) -> bool:
+    """Whether this is an encoder-decoder with a layer over the vocabulary, whatever its name."""
+    if not getattr(module.config, "is_encoder_decoder", False):
+        return False
+    return module.get_output_embeddings() is not None
 
 
 def pooled(hidden_TD: Tensor, cu_seqlens: Tensor, pooling: Pooling) -> Tensor:
@@ -94,20 +105,30 @@ def pooled(hidden_TD: Tensor, cu_seqlens: Tensor, pooling: Pooling) -> Tensor:
 
 
 class FeatureHead(nn.Module):
-    """One vector of each document, and a linear map of it.
+    """One vector of each document, and a linear map of it, or a network of one hidden layer.
 
     Args:
         hidden_size: D.
-        outputs: C, the size of what the linear map gives.
+        outputs: C, the size of what the map gives.
         pooling: the mean over the document's tokens, its first, or its last.
+        width: units of the hidden layer, linear · relu(dense · features); 0: no such layer.
+
+    The last map starts at zero, the hidden layer as PyTorch draws it from the global generator.
     """
 
-    def __init__(self, hidden_size: int, outputs: int, pooling: Pooling) -> None:
+    def __init__(self, hidden_size: int, outputs: int, pooling: Pooling, width: int = 0) -> None:
         super().__init__()
         self.pooling: Pooling = pooling
-        self.linear = nn.Linear(hidden_size, outputs)
+        self.dense = nn.Linear(hidden_size, width) if width else None
+        self.linear = nn.Linear(width or hidden_size, outputs)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+
+    @property
+    def maps(self) -> list[tuple[nn.Linear, type[nn.Module]]]:
+        """The linear maps in their order, and what is done to the outputs of each."""
+        last: list[tuple[nn.Linear, type[nn.Module]]] = [(self.linear, nn.Identity)]
+        return last if self.dense is None else [(self.dense, nn.ReLU), *last]
 
     def pool(self, hidden_TD: Tensor, cu_seqlens: Tensor) -> Tensor:
         """Return one vector of each document: `features_BD`, float32 (or wider)."""
@@ -119,8 +140,10 @@ class FeatureHead(nn.Module):
 
     def outputs(self, features_BD: Tensor) -> Tensor:
         """Return `outputs_BC` of pooled features."""
-        outputs_BC: Tensor = self.linear(features_BD.to(self.linear.weight.dtype))
-        return outputs_BC
+        values = features_BD.to(self.linear.weight.dtype)
+        for linear, activation in self.maps:
+            values = activation()(linear(values))
+        return values
 
 
 class FeatureModel(nn.Module):
@@ -196,8 +219,11 @@ def apply_head(model: Model, rows_BD: Tensor) -> Tensor:
 def own_outputs(module: Any, **inputs: Any) -> Tensor:
     """Return what a model's own head says of padded inputs: its logits.
 
-    Of a head that points at parts of a text: beginnings and ends, side by side.
+    Of a head that points at parts of a text: beginnings and ends, side by side. An encoder-decoder
+    is given its input as source and target alike.
     """
+    if getattr(module.config, "is_encoder_decoder", False):
+        inputs.setdefault("decoder_input_ids", inputs["input_ids"])
     said = module(**inputs)
     if head_of(module) == "extraction":
         return torch.stack((said.start_logits, said.end_logits), -1)

@@ -41,6 +41,7 @@ _OTHER_SENSES = {
 
 _SUITS = {
     "causal_lm": (DECODER,),
+    "seq2seq_lm": (ENCODER_DECODER,),
     "classification": (DECODER, ENCODER),
     "multi_label": (DECODER, ENCODER),
     "regression": (DECODER, ENCODER),
@@ -52,6 +53,8 @@ _SUITS = {
 
 _NEEDS = {
     "causal_lm": "This task learns to write text, which needs a decoder",
+    "seq2seq_lm": "This task turns a text into another, which needs an encoder-decoder or a "
+    "decoder",
     "classification": "This task reads a text and names its class, which needs a text model",
     "multi_label": "This task reads a text and names its classes, which needs a text model",
     "regression": "This task reads a text and says a number, which needs a text model",
@@ -63,6 +66,8 @@ _NEEDS = {
 
 _BETTER = {
     "causal_lm": "Choose a decoder, such as smollm2-135m-instruct.",
+    "seq2seq_lm": "Choose an encoder-decoder such as t5-small, or a decoder such as "
+    "smollm2-135m-instruct.",
     "classification": "Choose an encoder such as minilm-l6, or a decoder such as "
     "smollm2-135m-instruct.",
     "multi_label": "Choose an encoder such as minilm-l6, or a decoder such as "
@@ -157,6 +162,7 @@ def check_fit(name: str, config: Mapping[str, Any], head: str) -> str:
         "image-text": f"reads images beside text ({family})",
         "audio": f"is a sound model ({family})",
         ENCODER: f"is an encoder ({family}): it reads text and writes none",
-        ENCODER_DECODER: f"is an encoder-decoder ({family}), which no task here trains yet",
+        ENCODER_DECODER: f"is an encoder-decoder ({family}): it reads a text and writes another,"
+        " which the task seq2seq trains",
     }.get(kind, f"is of a kind that is not known here ({family})")
     raise ModelError(f"{name} {is_one}. {_NEEDS[head]}.", fix=_BETTER[head])

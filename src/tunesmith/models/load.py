@@ -22,6 +22,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -43,6 +44,7 @@ from tunesmith.models.virtual_tokens import read_virtual_tokens
 
 _CLASSES: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
+    "seq2seq_lm": AutoModelForSeq2SeqLM,
     "classification": AutoModelForSequenceClassification,
     "multi_label": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
@@ -64,9 +66,10 @@ def load_model(
     """Load the model at `source` with a head.
 
     Args:
-        head: `causal_lm`, `classification` (one logit a label), `tagging` (likewise, of each
-            token), `extraction` (two of each token), `embedding` (one vector of a document), or
-            `features` (likewise, and a linear map of it to the labels that starts at zero).
+        head: `causal_lm`, `seq2seq_lm` (an encoder-decoder's), `classification` (one logit a
+            label), `tagging` (likewise, of each token), `extraction` (two of each token),
+            `embedding` (one vector of a document), or `features` (likewise, and a linear map of it
+            to the labels that starts at zero).
         labels: names of what the head says, in order of their index: classes, or that of one
             number; none for other heads.
         dtype: precision of the weights.
@@ -98,7 +101,7 @@ def load_model(
     soundness.check_vocabulary(model)
     if head != "causal_lm":
         _give_padding(model)
-    if head not in ("causal_lm", "embedding", "features"):
+    if head not in ("causal_lm", "seq2seq_lm", "embedding", "features"):
         if not _keeps_head(config, head, labels):
             _draw_head(model, seed)
         soundness.check_head(model)

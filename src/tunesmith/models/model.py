@@ -44,6 +44,8 @@ class Model:
         surgery: what was changed of it before it learns, a sentence for each operation.
         pooling: what of a text is its vector, where the model gives vectors.
         virtual: what the body reads before each text, where a technique has put something there.
+        fixed: parameters that the family computes, and so neither learns nor saves (sinusoidal
+            positions).
         parameters: how many there were when it was loaded, the task's head among them: those that
             a technique adds (adapters) are not counted.
     """
@@ -56,9 +58,12 @@ class Model:
     pooling: Pooling | None = None
     virtual: Virtual | None = None
     surgery: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = field(init=False)
     parameters: int = field(init=False)
 
     def __post_init__(self) -> None:
+        unsaved = getattr(self.module, "_keys_to_ignore_on_save", None) or ()
+        self.fixed = tuple(name for name, _ in self.module.named_parameters() if name in unsaved)
         self.parameters = sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
@@ -70,6 +75,21 @@ class Model:
     def body(self) -> nn.Module:
         """The part that turns token ids into hidden states, without any head."""
         return self.module.get_submodule(self.anatomy.body)
+
+    def hidden(self, ids_1T: Tensor) -> Tensor:
+        """Return the stock body's last hidden states of one text, `hidden_TD`.
+
+        An encoder-decoder reads it as source and as target alike.
+        """
+        if self.anatomy.encoder is None or self.anatomy.decoder is None:
+            hidden_TD: Tensor = self.body(input_ids=ids_1T)[0][0]
+            return hidden_TD
+        read_1TD = self.module.get_submodule(self.anatomy.encoder)(input_ids=ids_1T)[0]
+        decoder = self.module.get_submodule(self.anatomy.decoder)
+        written_TD: Tensor = decoder(
+            input_ids=ids_1T, encoder_hidden_states=read_1TD, use_cache=False
+        )[0][0]
+        return written_TD
 
     @property
     def output_weight_VD(self) -> Tensor:

@@ -201,7 +201,7 @@ def _reader_class(model: Model) -> Any:
 def _save_beside(model: Model, folder: Path, saved_as: SavedAs) -> None:
     model.tokenizer.save_pretrained(folder)
     module: Any = model.module
-    named = model.head not in ("causal_lm", "extraction", "embedding")
+    named = model.head not in ("causal_lm", "seq2seq_lm", "extraction", "embedding")
     labels = module.config.id2label if named else {}
     source = model.source
     path = str(source.path) if saved_as == "adapter" else None

@@ -6,6 +6,7 @@ What transformers would say in a warning, and then go on with random weights, is
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -61,18 +62,19 @@ def check_no_surplus(source: Resolved, anatomy: Anatomy, unexpected: Iterable[st
     Raises:
         ModelError: they do, so weights and configuration do not belong together.
     """
-    holder = anatomy.layers[0].name.rpartition(".")[0]
-    inner = re.escape(holder.removeprefix(f"{anatomy.body}."))
-    numbered = re.compile(rf"(?:^|\.){inner}\.(\d+)\.")
-    for key in sorted(unexpected):
-        layer = numbered.search(key)
-        if layer and int(layer.group(1)) >= len(anatomy.layers):
-            raise ModelError(
-                f"The weights of {source.name} hold more layers than its configuration, which "
-                f"says {len(anatomy.layers)}: {key}, for example.",
-                where=str(source.path),
-                fix="Fetch or save the model again.",
-            )
+    keys = sorted(unexpected)
+    for holder, count in Counter(x.name.rpartition(".")[0] for x in anatomy.layers).items():
+        inner = re.escape(holder.removeprefix(f"{anatomy.body}."))
+        numbered = re.compile(rf"(?:^|\.){inner}\.(\d+)\.")
+        for key in keys:
+            layer = numbered.search(key)
+            if layer and int(layer.group(1)) >= count:
+                raise ModelError(
+                    f"The weights of {source.name} hold more layers than its configuration, which "
+                    f"says {count}: {key}, for example.",
+                    where=str(source.path),
+                    fix="Fetch or save the model again.",
+                )
 
 
 def check_finite(source: Resolved, module: nn.Module) -> None:
@@ -118,7 +120,7 @@ def check_head(model: Model) -> None:
     ids_1T = torch.tensor([[next(plain) for _ in range(5)]])
     with torch.no_grad():
         stock = own_outputs(model.module, input_ids=ids_1T).float()
-        hidden_TD = model.body(input_ids=ids_1T)[0][0]
+        hidden_TD = model.hidden(ids_1T)
         if HEADS[model.head].of_tokens:
             ours = token_outputs(model, hidden_TD)[None]
         else:

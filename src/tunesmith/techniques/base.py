@@ -52,7 +52,7 @@ class Technique(ABC):
 
         Args:
             head: the head that the task needs, a name of `models.heads.HEADS`.
-            kind: the kind of model (`decoder`, `encoder`).
+            kind: the kind of model (`decoder`, `encoder`, `encoder-decoder`).
         """
         return None
 
@@ -105,6 +105,16 @@ class Technique(ABC):
     @abstractmethod
     def save(self, model: Model, folder: Path) -> None:
         """Write the result to `folder` in the format that its own ecosystem loads."""
+
+
+def needs_one_text(kind: str) -> str | None:
+    """Return why virtual tokens do not suit a kind of model, or None where they do."""
+    if kind != "encoder-decoder":
+        return None
+    return (
+        "virtual tokens stand before one text, but an encoder-decoder reads one and writes another;"
+        " choose lora, ia3, layers or full"
+    )
 
 
 ALL_LINEAR: Literal["all-linear"] = "all-linear"

@@ -45,11 +45,13 @@ class Full(Technique):
         )
 
     def prepare(self, model: Model) -> None:
-        """Mark every parameter, in float32."""
+        """Mark every parameter, in float32, but those that are computed and not learnt."""
         from tunesmith.models.learning import freeze, learn
 
         freeze(model.module)
         learn(model.module)
+        for name in model.fixed:
+            model.module.get_parameter(name).requires_grad_(False)
         if not self.options.embeddings:
             freeze(model.module.get_submodule(model.anatomy.embeddings))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import PeftTechnique
+from tunesmith.techniques.base import PeftTechnique, needs_one_text
 
 if TYPE_CHECKING:
     from tunesmith.models.model import Model
@@ -36,6 +36,11 @@ class PTuning(PeftTechnique):
             default="mlp", description="what makes the vectors: three linear maps, or an LSTM"
         )
         hidden: int = Field(default=128, ge=1, le=16384, description="width of the network")
+
+    @classmethod
+    def refuses(cls, head: str, kind: str) -> str | None:
+        """Virtual tokens need a model of one stack."""
+        return needs_one_text(kind) or super().refuses(head, kind)
 
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration."""

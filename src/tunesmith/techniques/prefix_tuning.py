@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import PeftTechnique
+from tunesmith.techniques.base import PeftTechnique, needs_one_text
 
 if TYPE_CHECKING:
     from tunesmith.models.model import Model
@@ -40,6 +40,11 @@ class PrefixTuning(PeftTechnique):
             description="width of a network that makes them while they learn, which steadies "
             "learning; null: they learn directly",
         )
+
+    @classmethod
+    def refuses(cls, head: str, kind: str) -> str | None:
+        """Virtual tokens need a model of one stack."""
+        return needs_one_text(kind) or super().refuses(head, kind)
 
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import PeftTechnique
+from tunesmith.techniques.base import PeftTechnique, needs_one_text
 
 if TYPE_CHECKING:
     from tunesmith.models.model import Model
@@ -38,6 +38,11 @@ class PromptTuning(PeftTechnique):
             description="text whose embeddings the vectors begin as, repeated to the length; null: "
             "those of tokens drawn at random",
         )
+
+    @classmethod
+    def refuses(cls, head: str, kind: str) -> str | None:
+        """Virtual tokens need a model of one stack."""
+        return needs_one_text(kind) or super().refuses(head, kind)
 
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration."""

@@ -36,10 +36,10 @@ class Anatomy:
 
     Attributes:
         family: the configuration's model type, such as `llama`.
-        kind: `decoder` or `encoder`.
+        kind: `decoder`, `encoder` or `encoder-decoder`.
         body: the submodule that turns ids into hidden states ("" where it is the module itself).
         embeddings: the token embedding.
-        layers: the repeated blocks, bottom to top.
+        layers: the repeated blocks, bottom to top; the encoder's come before the decoder's.
         norms: every normalisation, inside layers or not.
         output: the layer over the vocabulary, or None.
         tied: whether that layer shares its weight with the embedding.
@@ -47,6 +47,7 @@ class Anatomy:
         pooler: the submodule that makes one vector of a document, or None.
         hidden_size: elements of the hidden state that the body gives for a token.
         vocab_size, context_length: sizes in tokens.
+        encoder, decoder: the two stacks of an encoder-decoder; None in other models.
         can_pack: whether documents laid end to end stay separate; *probed* at load, never assumed.
     """
 
@@ -63,12 +64,14 @@ class Anatomy:
     hidden_size: int
     vocab_size: int
     context_length: int
+    encoder: str | None = None
+    decoder: str | None = None
     can_pack: bool = field(default=False)
 
     @property
     def final_norms(self) -> tuple[str, ...]:
         """The norms behind the last layer: outside the layers, not among the embeddings."""
-        holder = self.layers[0].name.rsplit(".", 2)[0]
+        holder = self.layers[-1].name.rsplit(".", 2)[0]
         within = tuple(f"{layer.name}." for layer in self.layers)
         return tuple(
             norm

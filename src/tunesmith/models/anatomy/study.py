@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.errors import ModelError
 from tunesmith.models.anatomy.anatomy import Anatomy, Layer
 from tunesmith.models.heads import FeatureModel
-from tunesmith.models.kinds import kind_of
+from tunesmith.models.kinds import ENCODER_DECODER, kind_of
 
 UNLIMITED = 1 << 30
 """The context length of a model whose positions have no end (ALiBi, recurrent)."""
@@ -32,9 +32,12 @@ def study(module: nn.Module) -> Anatomy:
     body_name = _body_name(module)
     body: Any = module.get_submodule(body_name)
     names = {id(part): name for name, part in reversed(list(module.named_modules()))}
-    looked_up = _input_embeddings(body)
-    embeddings = names.get(id(looked_up)) if isinstance(looked_up, nn.Embedding) else None
+    embeddings = _embeddings(module, _input_embeddings(body))
+    kind = kind_of(config.to_dict())
+    encoder, decoder = _two_stacks(module, names) if kind == ENCODER_DECODER else (None, None)
     layers = _layers(module, body_name)
+    if encoder and decoder:
+        layers = (*_layers(module, encoder), *_layers(module, decoder))
     if embeddings is None or not layers:
         raise ModelError(
             f"No token embedding or no repeated layers were found in this {config.model_type} "
@@ -46,7 +49,7 @@ def study(module: nn.Module) -> Anatomy:
     tied = output is not None and module.get_submodule(output).weight is embedding.weight
     return Anatomy(
         family=config.model_type,
-        kind=kind_of(config.to_dict()),
+        kind=kind,
         body=body_name,
         embeddings=embeddings,
         layers=layers,
@@ -59,6 +62,8 @@ def study(module: nn.Module) -> Anatomy:
         hidden_size=getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size,
         vocab_size=embedding.weight.shape[0],
         context_length=_context_length(text_config, module),
+        encoder=encoder,
+        decoder=decoder,
     )
 
 
@@ -72,6 +77,21 @@ def _body_name(module: nn.Module) -> str:
         return "body"
     prefix: str = getattr(module, "base_model_prefix", "")
     return prefix if prefix and hasattr(module, prefix) else ""
+
+
+def _embeddings(module: nn.Module, looked_up: nn.Module | None) -> str | None:
+    """Return the table's first name: encoders and decoders may have the same one as their own."""
+    if not isinstance(looked_up, nn.Embedding):
+        return None
+    tables = ((name, p) for name, p in module.named_modules() if isinstance(p, nn.Embedding))
+    first: str = next(name for name, table in tables if table.weight is looked_up.weight)
+    return first
+
+
+def _two_stacks(module: Any, names: dict[int, str]) -> tuple[str | None, str | None]:
+    """Return the names of the stack that reads and of the one that writes, where there are two."""
+    encoder, decoder = names.get(id(module.get_encoder())), names.get(id(module.get_decoder()))
+    return (encoder, decoder) if encoder and decoder else (None, None)
 
 
 def _input_embeddings(body: Any) -> nn.Module | None:

@@ -1,0 +1,79 @@
+"""How a batch goes through an encoder-decoder: the source is read, the target is written.
+
+    source ──encoder──> memory ─┐
+    target ─────────────────────┴──decoder──> hidden_TD of the target's tokens
+
+Both streams are padded on the right, one row a pair: T5's positions are a bias on the attention
+scores, and the stacks of BART's kin count positions by column, so that neither takes documents
+laid end to end. The target's first token is the one that the decoder starts with, and targets are
+shifted as in any other stream. The stacks are called apart, as the stock model calls them.
+
+Shapes: N pairs, S longest source, L longest target, T tokens of all targets, D model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tunesmith.data.batch import Encoded, EncodedStream, Stream, collate
+from tunesmith.engine.packing import Layout, made_up_ids, pad, same_hidden
+from tunesmith.errors import ModelError
+from tunesmith.models.model import Model
+
+
+def run_pair(model: Model, source: Stream, target: Stream) -> Tensor:
+    """Return the decoder's last hidden state of every token of the targets, `hidden_TD`."""
+    read_NS, source_NS = pad(source)
+    written_NL, target_NL = pad(target)
+    encoder = model.module.get_submodule(model.anatomy.encoder or "")
+    decoder = model.module.get_submodule(model.anatomy.decoder or "")
+    memory_NSD = encoder(input_ids=source_NS, attention_mask=read_NS.long())[0]
+    hidden_NLD: Tensor = decoder(
+        input_ids=target_NL,
+        attention_mask=written_NL.long(),
+        encoder_hidden_states=memory_NSD,
+        encoder_attention_mask=read_NS.long(),
+        use_cache=False,
+    )[0]
+    return hidden_NLD[written_NL]
+
+
+def pair_rows(source: Stream, target: Stream) -> int:
+    """Return how many rows the two stacks compute together, padding included."""
+    return sum(len(stream.lengths) * max(stream.lengths) for stream in (source, target))
+
+
+def probe_pairs(model: Model) -> Layout:
+    """Find out whether pairs can be padded: each must come out as it does alone.
+
+    Raises:
+        ModelError: they come out otherwise.
+    """
+    short, long = made_up_ids(model, 5, seed=1), made_up_ids(model, 9, seed=2)
+    pairs = [(short, long), (long, short)]
+    was_training = model.module.training
+    model.module.eval()
+    try:
+        with torch.no_grad():
+            alone = [_run(model, [pair]) for pair in pairs]
+            together = _run(model, pairs)
+    finally:
+        model.module.train(was_training)
+    if not same_hidden([together], [torch.cat(alone)]):
+        raise ModelError(
+            f"The architecture {model.anatomy.family!r} gives other hidden states when texts are"
+            " padded than when they stand alone.",
+            where=model.source.name,
+            fix="Choose a model of another family: `tunesmith models list`.",
+        )
+    return Layout(can_pack=False, can_share=False, first_position=None, takes_cache=True)
+
+
+def _run(model: Model, pairs: list[tuple[list[int], list[int]]]) -> Tensor:
+    examples = [
+        Encoded({"source": EncodedStream(tuple(source)), "target": EncodedStream(tuple(target))})
+        for source, target in pairs
+    ]
+    batch = collate(examples).to(next(model.module.parameters()).device)
+    return run_pair(model, batch.streams["source"], batch.streams["target"])

@@ -1,0 +1,180 @@
+"""Encoder-decoders: loss and gradients equal transformers' own with `labels`, tensor by tensor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.tiny import ENCODER_DECODERS, tiny_model
+
+from tunesmith.data.batch import Encoded, EncodedStream, collate
+from tunesmith.data.plan import add_counts
+from tunesmith.engine.batching import batches
+from tunesmith.engine.checkpointing import Checkpointed
+from tunesmith.engine.engine import Engine
+from tunesmith.engine.generation_stock import STOCK, StockGenerator
+from tunesmith.engine.sampling import Sampling
+from tunesmith.objectives.base import TokenLogProbs
+from tunesmith.objectives.token_likelihood import TokenLikelihood
+from tunesmith.techniques.base import ParameterGroup
+from tunesmith.techniques.lora import Lora
+
+TOLERANCE = 1e-5
+STARTS = {"t5": 0, "bart": 5, "marian": 0}
+STOP = 5
+
+
+def pairs(family: str, count: int = 4) -> list[Encoded]:
+    """Ragged pairs: the longer the source, the shorter the target."""
+    generator = torch.Generator().manual_seed(7)
+    found = []
+    for index in range(count):
+        source = torch.randint(10, 90, (4 + 3 * index,), generator=generator).tolist()
+        target = torch.randint(10, 90, (11 - 2 * index,), generator=generator).tolist()
+        ids = (STARTS[family], *target, STOP)
+        weights = (0.0, *[1.0] * (len(target) + 1))
+        streams = {"source": EncodedStream((*source, STOP)), "target": EncodedStream(ids, weights)}
+        found.append(Encoded(streams))
+    return found
+
+
+def engine_for(model, **options) -> Engine:
+    parameters = {n: p for n, p in model.module.named_parameters() if p.requires_grad}
+    return Engine(model, [ParameterGroup(parameters)], **options)
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    own = model.module.named_parameters()
+    return {name: p.grad.clone() for name, p in own if p.grad is not None}
+
+
+def learn(engine, groups):
+    """Loss and gradients of one step over micro-batches."""
+    engine.model.module.zero_grad(set_to_none=True)
+    objective, made = TokenLikelihood(), [collate(group) for group in groups]
+    counts = add_counts([objective.counts(batch) for batch in made])
+    losses = [engine.forward_backward(batch, objective, counts)[0]["nll"] for batch in made]
+    return sum(losses), gradients(engine.model)
+
+
+def reference(model, examples):
+    """transformers' loss with padded labels, and the gradients."""
+    model.module.zero_grad(set_to_none=True)
+    sources = [list(example.streams["source"].ids) for example in examples]
+    labels = [list(example.streams["target"].ids[1:]) for example in examples]
+    wide, long = max(map(len, sources)), max(map(len, labels))
+    loss = model.module(
+        input_ids=torch.tensor([ids + [0] * (wide - len(ids)) for ids in sources]),
+        attention_mask=torch.tensor([[1] * len(i) + [0] * (wide - len(i)) for i in sources]),
+        labels=torch.tensor([ids + [-100] * (long - len(ids)) for ids in labels]),
+    ).loss
+    loss.backward()
+    return float(loss.detach()), gradients(model)
+
+
+def assert_equal(found, expected) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=TOLERANCE)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        difference = (found[1][name] - gradient).norm()
+        # A bias of keys changes no score: its gradient is zero but for rounding.
+        assert difference <= TOLERANCE * max(float(gradient.norm()), 1e-2), name
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_loss_and_gradients_equal_those_of_transformers_labels(family):
+    model, examples = tiny_model(family, "seq2seq_lm"), pairs(family)
+    expected = reference(model, examples)
+    assert_equal(learn(engine_for(model), [examples]), expected)
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_micro_batches_add_up_to_one_batch(family):
+    model, examples = tiny_model(family, "seq2seq_lm"), pairs(family)
+    engine = engine_for(model)
+    whole = learn(engine, [examples])
+    assert_equal(learn(engine, [examples[:1], examples[1:]]), whole)
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_checkpointed_layers_give_the_same_gradients(family):
+    model, examples = tiny_model(family, "seq2seq_lm"), pairs(family)
+    engine = engine_for(model)
+    whole = learn(engine, [examples])
+    assert len(engine.checkpoints.layers) == 4
+    engine.checkpoints.choose(Checkpointed(4))
+    assert_equal(learn(engine, [examples]), whole)
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_adapters_in_both_stacks_learn_as_in_transformers(family):
+    model, examples = tiny_model(family, "seq2seq_lm"), pairs(family)
+    torch.manual_seed(0)
+    Lora(Lora.Options(rank=2)).prepare(model)
+    with torch.no_grad():
+        for name, parameter in model.module.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    expected = reference(model, examples)
+    adapted = {name.split(".lora_")[0] for name in expected[1]}
+    assert adapted == {name for layer in model.anatomy.layers for name in layer.linears}
+    assert_equal(learn(engine_for(model), [examples]), expected)
+
+
+def test_log_probabilities_are_those_of_the_whole_model():
+    model, examples = tiny_model("bart", "seq2seq_lm"), pairs("bart")
+    readout = Engine(model).forward(collate(examples), TokenLogProbs)
+    expected = []
+    for example in examples:
+        source, target = (torch.tensor([s.ids]) for s in example.streams.values())
+        logits = model.module(input_ids=source, decoder_input_ids=target).logits[0]
+        expected.append(logits.log_softmax(-1)[:-1].gather(1, target[0, 1:, None])[:, 0])
+    assert torch.allclose(readout.logprobs_N, torch.cat(expected), atol=1e-5)
+
+
+def test_evaluation_counts_the_padding_of_both_streams():
+    examples = pairs("t5")
+    for batch in batches(examples, 60, packed=False):
+        rows = sum(len(batch) * max(stream.lengths) for stream in batch.streams.values())
+        assert rows <= 60 or len(batch) == 1
+
+
+def test_what_is_computed_counts_the_padding_of_both_streams():
+    model, examples = tiny_model("t5", "seq2seq_lm"), pairs("t5")
+    assert Engine(model).computed_rows(collate(examples)) == 4 * 14 + 4 * 13
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_texts_are_continued_as_transformers_does_one_at_a_time(family, beams):
+    model = tiny_model(family, "seq2seq_lm")
+    engine = Engine(model)
+    prompts = [list(example.streams["source"].ids) for example in pairs(family)]
+    made = engine.generate(prompts, Sampling(6, (STOP,), beams=beams))
+    assert engine.generation() == STOCK
+    for prompt, found in zip(prompts, made, strict=True):
+        said = model.module.generate(
+            torch.tensor([prompt]), max_new_tokens=6, num_beams=beams, do_sample=False
+        )[0, 1:].tolist()
+        ids = said[: said.index(STOP)] if STOP in said else said
+        assert found.ids == ids
+
+
+def test_decoders_pursue_beams_too():
+    model = tiny_model("llama")
+    engine = Engine(model)
+    prompts = [[10, 11, 12], [20, 21], [30, 31, 32, 33]]
+    made = engine.generate(prompts, Sampling(6, (2,), beams=3))
+    for prompt, found in zip(prompts, made, strict=True):
+        said = model.module.generate(
+            torch.tensor([prompt]), max_new_tokens=6, num_beams=3, do_sample=False
+        )[0, len(prompt) :].tolist()
+        assert found.ids == (said[: said.index(2)] if 2 in said else said)
+
+
+def test_a_stop_that_is_forced_at_the_very_end_is_none_of_the_models_own():
+    model = tiny_model("bart", "seq2seq_lm")
+    with torch.no_grad():
+        model.module.final_logits_bias[0, STOP] = -1e9
+    made = StockGenerator(model).generate([[10, 11, STOP]], Sampling(3, (STOP,)))
+    assert len(made[0].ids) == 2
+    assert not made[0].stopped
