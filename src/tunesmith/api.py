@@ -85,6 +85,7 @@ def load(
     technique: Choice = "lora",
     data: Dataset | Sequence[Any] = (),
     surgery: Sequence[Mapping[str, Any]] = (),
+    base: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> tuple[Engine, Task]:
@@ -95,6 +96,7 @@ def load(
         task, technique: a name, or `{"name": …}` with its own options.
         data: records from which a task takes what it must know (class names).
         surgery: operations on the model before it learns, each `{"name": …}` with its options.
+        base: the recipe's options of how the frozen base is kept.
         training: the recipe's training options that an engine reads (precision, decay, seed …).
 
     Raises:
@@ -107,6 +109,7 @@ def load(
             "technique": technique,
             "data": {"train": "."},
             "surgery": [dict(operation) for operation in surgery],
+            "base": dict(base or {}),
             "training": dict(training or {}),
         }
     )

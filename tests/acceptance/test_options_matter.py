@@ -31,7 +31,13 @@ from tunesmith import api
 from tunesmith.console import Console
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import DataError, RecipeError
-from tunesmith.recipes import DataOptions, EvaluationOptions, Recipe, TrainingOptions
+from tunesmith.recipes import (
+    BaseOptions,
+    DataOptions,
+    EvaluationOptions,
+    Recipe,
+    TrainingOptions,
+)
 from tunesmith.recipes.load import parse_recipe
 from tunesmith.registry import OBJECTIVES, OPERATIONS, RETAINERS, TASKS, TECHNIQUES
 from tunesmith.runs.prepare import prepare
@@ -304,6 +310,9 @@ TABLE: dict[str, Row] = {
                             also={"data.train": "silent.jsonl"}),
     "data.stratify": Row(True, False, held_out, CLASS,
                          {"data.train": "uneven.jsonl", "training.seed": 1}),
+    "base": Row({}, {"quantize": "int8"}, result),
+    "base.quantize": Row("int8", "nf4", result),
+    "base.double_quantize": Row(True, False, result, also={"base.quantize": "nf4"}),
     # training
     "training.epochs": Row(1.0, 2.0, checked, part="steps"),
     "training.max_steps": Row(None, 2, checked, part="steps"),
@@ -474,6 +483,7 @@ def every_option() -> Iterator[str]:
     yield from Recipe.model_fields
     for section, model in (
         ("data", DataOptions),
+        ("base", BaseOptions),
         ("training", TrainingOptions),
         ("evaluation", EvaluationOptions),
     ):

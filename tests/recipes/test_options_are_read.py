@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tunesmith
-from tunesmith.recipes import DataOptions, EvaluationOptions, Recipe, TrainingOptions
+from tunesmith.recipes import BaseOptions, DataOptions, EvaluationOptions, Recipe, TrainingOptions
 from tunesmith.registry import OBJECTIVES, OPERATIONS, RETAINERS, TASKS, TECHNIQUES
 
 SOURCE = Path(tunesmith.__file__).parent
@@ -34,6 +34,7 @@ def attributes_read() -> frozenset[str]:
 MODELS = {
     "recipe": Recipe,
     "data": DataOptions,
+    "base": BaseOptions,
     "training": TrainingOptions,
     "evaluation": EvaluationOptions,
     **{

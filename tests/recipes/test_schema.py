@@ -134,6 +134,6 @@ def test_every_option_of_every_member_is_described_and_refuses_others(registry: 
 
 def test_every_option_of_the_recipe_is_described() -> None:
     definitions = recipe_schema()["$defs"]
-    for section in ("DataOptions", "TrainingOptions", "EvaluationOptions"):
+    for section in ("BaseOptions", "DataOptions", "TrainingOptions", "EvaluationOptions"):
         for name, field in definitions[section]["properties"].items():
             assert field.get("description"), f"{section}.{name} has no description"

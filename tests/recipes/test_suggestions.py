@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tunesmith.errors import RecipeError
 from tunesmith.recipes import (
+    BaseOptions,
     DataOptions,
     EvaluationOptions,
     Recipe,
@@ -21,6 +22,7 @@ from tunesmith.registry import OBJECTIVES, TASKS, TECHNIQUES
 _BASE: dict[str, Any] = {"model": "m", "task": "instruct", "data": {"train": "."}}
 _SECTIONS: dict[str, Any] = {
     "data": DataOptions,
+    "base": BaseOptions,
     "training": TrainingOptions,
     "evaluation": EvaluationOptions,
 }

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tunesmith.data.batch import Encoded, EncodedStream, Stream, collate
 from tunesmith.engine.packing import Layout, run_body
 from tunesmith.models.model import Model
+from tunesmith.models.quantised import stored_tensors
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def frozen_tensors(model: Model, prefix: Prefix) -> Iterator[Tensor]:
             own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
             yield from (tensor for tensor in own if not tensor.requires_grad)
     for module in prefix.modules:
-        yield from (*module.parameters(), *module.buffers())
+        yield from stored_tensors(module)
 
 
 def layers_of(model: Model) -> list[nn.Module]:

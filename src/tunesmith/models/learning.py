@@ -27,7 +27,17 @@ def learn(module: nn.Module) -> None:
 
 
 def widen(parameter: nn.Parameter) -> None:
-    """Store `parameter` in at least float32."""
+    """Store `parameter` in at least float32.
+
+    Raises:
+        RecipeError: it is stored quantised.
+    """
+    if not parameter.is_floating_point():
+        raise RecipeError(
+            "A weight that is stored quantised cannot learn.",
+            where="base.quantize",
+            fix="Let adapters learn beside it (technique lora), or leave it unquantised.",
+        )
     parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
@@ -30,6 +31,7 @@ from transformers import (
 
 from tunesmith.console import Console
 from tunesmith.errors import ModelError
+from tunesmith.models import quantised as quantisation
 from tunesmith.models import soundness
 from tunesmith.models.adapters import changes_anything
 from tunesmith.models.anatomy import study
@@ -37,6 +39,7 @@ from tunesmith.models.heads import HEADS, FeatureHead, FeatureModel, Head, Pooli
 from tunesmith.models.kinds import ENCODER, check_fit
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Notes, read_notes
+from tunesmith.models.quantised import Quantised
 from tunesmith.models.quiet import quiet
 from tunesmith.models.resolve import Resolved, of_folder, resolve
 from tunesmith.models.seeded import seeded
@@ -62,6 +65,7 @@ def load_model(
     labels: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    quantised: Quantised | None = None,
 ) -> Model:
     """Load the model at `source` with a head.
 
@@ -74,16 +78,20 @@ def load_model(
             number; none for other heads.
         dtype: precision of the weights.
         seed: from which a new head is drawn.
+        quantised: how to store the linear maps of the layers, where not in `dtype`.
 
     Raises:
-        ModelError: the model does not suit the head, or its files are incomplete or broken.
+        ModelError: the model does not suit the head, or its files are incomplete or broken; or what
+            reads quantised weights is not installed.
     """
     config = read_config(source)
     kind = check_fit(source.name, config, head)
-    soundness.check_unquantised(source, config)
+    soundness.check_readable(source, config, again=quantised is not None)
     tokenizer = load_tokenizer(source)
-    module, report = _load_module(source, head, labels, dtype, seed)
+    module, report = _load_module(source, head, labels, dtype, seed, quantised)
     anatomy = study(module)
+    if quantisation.is_quantised(module):
+        quantisation.settle(module)
     missing = {*report["missing_keys"], *(item[0] for item in report["mismatched_keys"])}
     poolers = () if anatomy.pooler is None else (anatomy.pooler,)
     soundness.check_complete(source, missing, {*anatomy.head, *poolers})
@@ -95,7 +103,7 @@ def load_model(
         outputs = FeatureHead(anatomy.hidden_size, len(labels), _pooling(source, kind))
         module = FeatureModel(module, outputs)
         anatomy = study(module)
-    model = Model(module.eval(), tokenizer, anatomy, source)
+    model = Model(module.eval(), tokenizer, anatomy, source, quantised=quantised)
     if head == "embedding":
         model.pooling = _pooling(source, kind)
     soundness.check_vocabulary(model)
@@ -176,7 +184,12 @@ def _tokenizer_at(folder: Path, name: str) -> Any:
 
 
 def _load_module(
-    source: Resolved, head: str, labels: Sequence[str], dtype: torch.dtype, seed: int
+    source: Resolved,
+    head: str,
+    labels: Sequence[str],
+    dtype: torch.dtype,
+    seed: int,
+    quantised: Quantised | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the module, and transformers' report of which keys it missed."""
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
@@ -191,6 +204,9 @@ def _load_module(
         }
     if problem:
         options["problem_type"] = problem
+    if quantised is not None:
+        skeleton = _skeleton(source, head)
+        options["quantization_config"] = quantised.load_options(skeleton, study(skeleton), dtype)
     try:
         with quiet(), seeded(seed):
             module, report = _CLASSES[head].from_pretrained(
@@ -205,11 +221,29 @@ def _load_module(
     return module, report
 
 
+def _skeleton(source: Resolved, head: str) -> Any:
+    """The model with its head, without data."""
+    try:
+        with quiet(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(source.path, local_files_only=True)
+            return _CLASSES[head].from_config(config)
+    except Exception as error:  # readers of damaged files raise whatever they like
+        raise ModelError(
+            f"The configuration of {source.name} cannot be read: {_first_line(error)}",
+            where=str(source.path),
+            fix="Fetch or save the model again; a model that brings its own code is not run.",
+        ) from error
+
+
 def _load_adapter(folder: Path, notes: Notes, dtype: torch.dtype, console: Console | None) -> Model:
     from peft import PeftModel
 
     model = load_model(
-        _base(folder, notes, console), head=notes.head, labels=notes.labels, dtype=dtype
+        _base(folder, notes, console),
+        head=notes.head,
+        labels=notes.labels,
+        dtype=dtype,
+        quantised=notes.base.quantised,
     )
     try:
         with quiet():

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.models.heads import HeadName, Pooling, head_of
+from tunesmith.models.quantised import parameter_count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tunesmith.models.anatomy.anatomy import Anatomy
+    from tunesmith.models.quantised import Quantised
     from tunesmith.models.resolve import Resolved
 
 
@@ -46,6 +48,7 @@ class Model:
         virtual: what the body reads before each text, where a technique has put something there.
         fixed: parameters that the family computes, and so neither learns nor saves (sinusoidal
             positions).
+        quantised: how the linear maps of its layers are stored, where they were quantised at load.
         parameters: how many there were when it was loaded, the task's head among them: those that
             a technique adds (adapters) are not counted.
     """
@@ -58,13 +61,14 @@ class Model:
     pooling: Pooling | None = None
     virtual: Virtual | None = None
     surgery: tuple[str, ...] = ()
+    quantised: Quantised | None = None
     fixed: tuple[str, ...] = field(init=False)
     parameters: int = field(init=False)
 
     def __post_init__(self) -> None:
         unsaved = getattr(self.module, "_keys_to_ignore_on_save", None) or ()
         self.fixed = tuple(name for name, _ in self.module.named_parameters() if name in unsaved)
-        self.parameters = sum(parameter.numel() for parameter in self.module.parameters())
+        self.parameters = sum(map(parameter_count, self.module.parameters()))
 
     @property
     def head(self) -> HeadName:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunesmith.errors import ModelError
 from tunesmith.models.heads import HeadName
+from tunesmith.models.quantised import Quantised
 
 FILE = "tunesmith.json"
 
@@ -27,6 +28,9 @@ class Base(BaseModel):
     path: str | None = Field(default=None, description="its folder, where it was trained")
     surgery: list[dict[str, Any]] = Field(
         default=[], description="operations that made it of the model of that name"
+    )
+    quantised: Quantised | None = Field(
+        default=None, description="how its weights were stored while the adapter learnt"
     )
 
 

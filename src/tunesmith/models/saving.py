@@ -30,6 +30,7 @@ from tunesmith.models.atomic import written_aside
 from tunesmith.models.heads import HEADS, FeatureModel, Pooling, own_outputs, pooled
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Base, Notes, write_notes
+from tunesmith.models.quantised import settle
 from tunesmith.models.quiet import quiet
 
 SavedAs = Literal["full", "adapter", "features"]
@@ -148,7 +149,7 @@ def verify_saved(model: Model, folder: Path, prompt_ids: Sequence[int]) -> float
 
 def _computing(model: Model) -> AbstractContextManager[object]:
     """A model of mixed precisions computes in the narrower one."""
-    dtypes = {parameter.dtype for parameter in model.module.parameters()}
+    dtypes = {p.dtype for p in model.module.parameters() if p.is_floating_point()}
     if len(dtypes) == 1:
         return nullcontext()
     return torch.autocast(next(model.module.parameters()).device.type, dtype=torch.bfloat16)
@@ -183,8 +184,15 @@ def _read_back(model: Model, folder: Path, ids_1T: Tensor) -> Tensor | None:
     # PEFT takes the number of classes from its caller: the base's own files do not know it.
     config: Any = model.module.config
     classes = {"num_labels": config.num_labels} if model.anatomy.head else {}
-    reader = _reader_class(model).from_pretrained(folder, dtype=dtype, **classes)
-    logits = own_outputs(reader.eval(), input_ids=ids_1T)
+    how = {}
+    if model.quantised is not None:
+        dtype = config.dtype  # that it was read in before it was quantised
+        how = {"quantization_config": config.quantization_config}
+    reader = _reader_class(model).from_pretrained(folder, dtype=dtype, **classes, **how)
+    if model.quantised is not None:
+        settle(reader.get_base_model())
+    device = next(reader.parameters()).device
+    logits = own_outputs(reader.eval(), input_ids=ids_1T.to(device)).cpu()
     return logits[:, -ids_1T.shape[1] :] if logits.ndim == 3 else logits
 
 
@@ -215,6 +223,7 @@ def _save_beside(model: Model, folder: Path, saved_as: SavedAs) -> None:
             revision=source.revision,
             path=path,
             surgery=surgery_of(source.path).get("operations", []),
+            quantised=model.quantised,
         ),
     )
     write_notes(folder, notes)

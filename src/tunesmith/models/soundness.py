@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tunesmith.errors import ModelError
+from tunesmith.models import quantised
 from tunesmith.models.anatomy import Anatomy
 from tunesmith.models.heads import HEADS, own_outputs, pool_documents, token_outputs
 from tunesmith.models.model import Model
@@ -33,6 +34,23 @@ def check_unquantised(source: Resolved, config: dict[str, Any]) -> None:
             where=str(source.path),
             fix="Choose the original model, or a .gguf file, which is expanded once.",
         )
+
+
+def check_readable(source: Resolved, config: dict[str, Any], *, again: bool) -> None:
+    """Refuse weights that are stored quantised where nothing here reads them.
+
+    Args:
+        again: whether they are to be quantised at load.
+
+    Raises:
+        ModelError: by a method that is not known, or whose reader is not installed; or twice.
+    """
+    method = quantised.stored_as(config)
+    if method is None:
+        return
+    if again or not quantised.is_readable(method):
+        check_unquantised(source, config)
+    quantised.check_installed(method, str(source.path))
 
 
 def check_complete(source: Resolved, missing: Collection[str], fresh: Collection[str]) -> None:
@@ -117,7 +135,9 @@ def check_head(model: Model) -> None:
     padding = module.config.get_text_config().pad_token_id
     special = {*model.tokenizer.all_special_ids, padding}
     plain = (i for i in range(model.anatomy.vocab_size) if i not in special)
-    ids_1T = torch.tensor([[next(plain) for _ in range(5)]])
+    ids_1T = torch.tensor(
+        [[next(plain) for _ in range(5)]], device=next(module.parameters()).device
+    )
     with torch.no_grad():
         stock = own_outputs(model.module, input_ids=ids_1T).float()
         hidden_TD = model.hidden(ids_1T)

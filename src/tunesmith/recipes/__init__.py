@@ -1,5 +1,6 @@
 """What the user asks for: the recipe's schema, and reading it with lines and suggestions."""
 
+from tunesmith.recipes.frozen_base import BaseOptions
 from tunesmith.recipes.json_schema import recipe_schema
 from tunesmith.recipes.load import load_recipe, parse_recipe
 from tunesmith.recipes.schema import (
@@ -13,6 +14,7 @@ from tunesmith.recipes.schema import (
 )
 
 __all__ = [
+    "BaseOptions",
     "DataOptions",
     "EvaluationOptions",
     "ObjectiveChoice",

@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError, to_json
 
 from tunesmith.errors import suggest
 from tunesmith.recipes.document import RecipeDumper
+from tunesmith.recipes.frozen_base import BaseOptions
 from tunesmith.registry import OBJECTIVES, OPERATIONS, RETAINERS, TASKS, TECHNIQUES, Registry
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -413,6 +414,9 @@ class Recipe(BaseModel):
         default=[],
         description="changes of the model before it learns, in this order; the model itself stays "
         "as it is",
+    )
+    base: Annotated[BaseOptions, BeforeValidator(_empty_section)] = Field(
+        default_factory=BaseOptions, description="how the base's frozen weights are kept"
     )
     data: DataOptions = Field(description="the records")
     technique: TechniqueChoice = Field(

@@ -24,7 +24,7 @@ from tunesmith.models.catalogue import catalogue
 from tunesmith.models.kinds import check_fit
 from tunesmith.models.model import Model
 from tunesmith.models.resolve import Resolved
-from tunesmith.models.soundness import check_unquantised
+from tunesmith.models.soundness import check_readable
 from tunesmith.models.tokens import Hazard
 from tunesmith.quality.balance import class_balance
 from tunesmith.registry import TASKS
@@ -143,7 +143,7 @@ def _of_model(model: Candidate, task: Any) -> Iterator[Reason]:
     yield Reason("architecture", "fit", _suits(model.name, kind, task))
     nowhere = Resolved(model.name, model.path, "folder", "")
     try:
-        check_unquantised(nowhere, dict(model.config))
+        check_readable(nowhere, dict(model.config), again=False)
     except ModelError as error:
         yield Reason("weights", "fit with changes", error.what, error.fix)
     yield from _of_tokenizer(model, task)

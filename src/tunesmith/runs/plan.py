@@ -244,10 +244,10 @@ def scaled(batch: MicroBatch, tokens: int) -> MicroBatch:
 def in_bfloat16(memory: Memory, estimate: MemoryEstimate) -> MemoryEstimate:
     """Return an estimate for a GPU: frozen weights and activations in bfloat16, no host process."""
     narrow = 2 / memory.engine.dtype.itemsize
-    learnt = memory.learnt_bytes
+    learnt, packed = memory.learnt_bytes, memory.packed_bytes
     return MemoryEstimate(
         process=0,
-        weights=int((estimate.weights - learnt) * narrow) + learnt,
+        weights=int((estimate.weights - learnt - packed) * narrow) + learnt + packed,
         gradients=estimate.gradients,
         optimizer=estimate.optimizer,
         activations=int(estimate.activations * narrow),

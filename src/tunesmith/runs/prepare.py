@@ -29,6 +29,7 @@ from tunesmith.models.altered import altered, settle, surgery_of
 from tunesmith.models.kinds import check_fit
 from tunesmith.models.load import load_model, read_config
 from tunesmith.models.model import Model
+from tunesmith.models.quantised import Quantised, stored_as
 from tunesmith.models.resolve import Resolved, resolve
 from tunesmith.models.seeded import seeded
 from tunesmith.models.surgery.base import Operation
@@ -295,9 +296,18 @@ def build_engine(
     operations = make_operations(recipe)
     source = altered(resolve(recipe.model, console=console), operations, console)
     refuse(technique, task, source)
+    quantised = quantised_base(recipe, technique, source)
     head = technique.head(task.head)
-    model = load_model(source, head=head, labels=task.outputs, dtype=dtype, seed=training.seed)
-    model.module.to(device)
+    model = load_model(
+        source,
+        head=head,
+        labels=task.outputs,
+        dtype=dtype,
+        seed=training.seed,
+        quantised=quantised,
+    )
+    if quantised is None:  # what is quantised was loaded to where it belongs
+        model.module.to(device)
     model.surgery = tuple(surgery_of(source.path).get("changes", ()))
     settle(model, operations, "loaded")
     if technique.records_to_study:
@@ -343,6 +353,25 @@ def _drawn(recipe: Recipe, task: Task, data: Dataset) -> Callable[[int], Sequenc
         return encode(task, data.take(order[:count]), drop=True).examples[:count]
 
     return examples
+
+
+def quantised_base(recipe: Recipe, technique: Technique, source: Resolved) -> Quantised | None:
+    """Return how the base is to be quantised, or None where it is loaded as it is.
+
+    Raises:
+        RecipeError: the technique cannot stand on a quantised base; says why.
+    """
+    kind = recipe.base.quantize
+    if kind is None and stored_as(read_config(source)) is None:
+        return None
+    reason = technique.refuses_quantised()
+    if reason:
+        raise RecipeError(
+            f"The technique {technique.name!r} cannot stand on a quantised base: {reason}.",
+            where="technique" if kind is None else "base.quantize",
+            fix="Choose lora, or leave the base unquantised.",
+        )
+    return None if kind is None else Quantised(kind, recipe.base.double_quantize)
 
 
 def refuse(technique: Technique, task: Task, source: Resolved) -> None:

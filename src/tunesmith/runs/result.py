@@ -70,7 +70,8 @@ def load_engine(folder: Path, record: Mapping[str, Any]) -> Engine:
 
 def as_recorded(model: Model, record: Mapping[str, Any]) -> Engine:
     """Return an engine over `model` that computes as the run of `record` did."""
-    model.module.to("cuda" if torch.cuda.is_available() else "cpu")
+    if model.quantised is None:
+        model.module.to("cuda" if torch.cuda.is_available() else "cpu")
     return Engine(model, dtype=computed_in(record), packing=bool(record["packed"]))
 
 

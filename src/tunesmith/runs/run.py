@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import InputError
 from tunesmith.models.load import load_model
+from tunesmith.models.notes import read_notes
 from tunesmith.models.resolve import resolve
 from tunesmith.registry import TASKS
 from tunesmith.runs.folder import RunFolder
@@ -117,7 +118,12 @@ class Run:
                 where=str(self.path),
             )
         source = resolve(about["base"]["name"])
-        model = load_model(source, head="causal_lm", dtype=computed_in(self.record))
+        model = load_model(
+            source,
+            head="causal_lm",
+            dtype=computed_in(self.record),
+            quantised=read_notes(self.folder.model).base.quantised,
+        )
         return as_recorded(model, self.record)
 
 

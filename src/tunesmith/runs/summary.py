@@ -9,6 +9,7 @@ from typing import Any
 
 import tunesmith
 from tunesmith.data.records import labels_of
+from tunesmith.models.model import Model
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.hardware import hardware, versions
@@ -40,7 +41,7 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
             },
             "task": prepared.task.name,
             "technique": prepared.technique.name,
-            "technique_facts": prepared.technique.facts(),
+            "technique_facts": base_facts(prepared.model) | prepared.technique.facts(),
             "surgery": list(prepared.model.surgery),
             "retain": prepared.retention.facts(),
             "data": describe_data(prepared),
@@ -63,6 +64,11 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
             "versions": versions(),
         },
     )
+
+
+def base_facts(model: Model) -> dict[str, str]:
+    """Return what the report says of how the base was kept, by heading."""
+    return {} if model.quantised is None else model.quantised.facts()
 
 
 def parameter_counts(prepared: Prepared) -> dict[str, int]:

@@ -56,6 +56,13 @@ class Technique(ABC):
         """
         return None
 
+    def refuses_quantised(self) -> str | None:
+        """Return why it cannot stand on a base that is stored quantised, or None where it can.
+
+        Quantised weights cannot learn, and a whole model that holds them is no result of ours.
+        """
+        return "its result is a whole model, whose weights would have to be stored anew"
+
     @property
     def records_to_study(self) -> int:
         """Training records whose gradients `study` wants to see before `prepare`; 0: none."""
@@ -135,6 +142,10 @@ class PeftTechnique(Technique):
         """Adapters need a head that learns by steps."""
         if head == "features":
             return "adapters learn by steps, but these features stay as they are"
+        return None
+
+    def refuses_quantised(self) -> str | None:
+        """Adapters learn beside the base, however that is stored."""
         return None
 
     @abstractmethod

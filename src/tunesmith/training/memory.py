@@ -27,6 +27,7 @@ from tunesmith.engine.checkpointing import Checkpointed, Held
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.updates import state_bytes
 from tunesmith.kernels.token_loss import CHUNK_BYTES
+from tunesmith.models.quantised import expanded_bytes, packed_bytes, stored_tensors
 from tunesmith.models.seeded import seeded
 
 _BETWEEN = 0.2
@@ -177,6 +178,11 @@ class Memory:
         return sum(parameter.nbytes for parameter in self._parameters)
 
     @cached_property
+    def packed_bytes(self) -> int:
+        """Bytes of the weights that are stored quantised, whatever the rest is stored in."""
+        return packed_bytes(self.engine.model.module)
+
+    @cached_property
     def _process(self) -> int:
         if self.engine.device.type == "cuda":
             return 0
@@ -186,8 +192,7 @@ class Memory:
     @cached_property
     def _weights(self) -> int:
         storages = {}
-        module = self.engine.model.module
-        for tensor in (*module.parameters(), *module.buffers()):
+        for tensor in stored_tensors(self.engine.model.module):
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
         return sum(storages.values())
@@ -223,8 +228,13 @@ class Memory:
         yield max(waiting, alive), 0, max(learnt.embeddings, self._update)
 
     def _working(self, batch: MicroBatch) -> int:
-        """Gradients of the hidden state that pass from layer to layer."""
-        return 2 * 4 * batch.tokens * self.engine.model.anatomy.hidden_size
+        """Gradients of the hidden state that pass from layer to layer; a map that is expanded."""
+        passing = 2 * 4 * batch.tokens * self.engine.model.anatomy.hidden_size
+        return passing + self._expanded
+
+    @cached_property
+    def _expanded(self) -> int:
+        return expanded_bytes(self.engine.model.module, self.engine.dtype)
 
     def _loss(self, batch: MicroBatch) -> int:
         """The logits of one chunk, the gradient of the hidden states, that of the output layer."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from tunesmith.models.anatomy.anatomy import Layer
 from tunesmith.models.anatomy.study import is_linear
@@ -96,9 +95,11 @@ def feed_forward_of(module: nn.Module, layer: Layer) -> FeedForward | None:
 
 def map_sizes(part: nn.Module) -> tuple[int, int]:
     """Return how many values a linear map takes and gives."""
+    if isinstance(part, nn.Linear):
+        return part.in_features, part.out_features
     weight: Any = part.weight
     given, taken = weight.shape
-    return (given, taken) if isinstance(part, Conv1D) else (taken, given)
+    return given, taken
 
 
 def _dense(module: nn.Module, layer: Layer, activation: str | None) -> FeedForward | None:
