@@ -53,7 +53,9 @@ def peers_table(report: Report) -> str:
     gpu = any("gpu_peak_bytes" in row for row in report["summary"])
     header = ["side", *([] if head else ["tokens/s"]), "to finished (s)", "peak memory (GiB)"]
     header += ["GPU memory (GiB)"] if gpu else []
-    header += ["held-out loss", *(["accuracy"] if head else ["trained tokens"])]
+    graded = any("held_out_accuracy" in row for row in report["summary"])
+    header += ["held-out loss", *(["accuracy"] if graded else [])]
+    header += [] if head else ["trained texts" if graded else "trained tokens"]
     header += [] if head else ["Tunesmith is faster, tokens/s"]
     header += ["Tunesmith is faster, to finished"]
     header += ["Tunesmith's peak memory"]
@@ -67,8 +69,8 @@ def peers_table(report: Report) -> str:
         cells += [number(row["seconds_to_finished"]), number(row["peak_memory_bytes"], ".1f", _GIB)]
         cells += [number(row.get("gpu_peak_bytes"), ".1f", _GIB)] if gpu else []
         cells += [number(row.get("held_out_loss"), ".3f")]
-        cells += [number(row.get("held_out_accuracy"), ".3f") if head else _targets(row, report)]
-        cells += [] if head else [times(row.get("speed_ratio"))]
+        cells += [number(row.get("held_out_accuracy"), ".3f")] if graded else []
+        cells += [] if head else [_targets(row, report), times(row.get("speed_ratio"))]
         cells += [times(row.get("finished_ratio")), times(row.get("memory_ratio"))]
         rows.append(cells)
     failures = [failure_note(row) for row in report["summary"] if "error" in row]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.environments import HOME
-from benchmarks.peers.work import LABELS, write_lines
+from benchmarks.peers.work import LABELS, OF_TEXTS, write_lines
 
 RANDOM = "random:"
 
@@ -25,8 +25,7 @@ def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
     path = model_folder(job["model"])
     parts = {"train": "encoded.jsonl", "held_out": "held_out_encoded.jsonl"}
-    encoders = {"head": _texts}
-    encode = encoders.get(job["kind"], _answers)
+    encode = _texts if job["kind"] in OF_TEXTS else _answers
     rows = {part: encode(folder / f"{part}.jsonl", path) for part in parts}
     for part, name in parts.items():
         write_lines(folder / name, rows[part])
@@ -36,7 +35,7 @@ def main(folder: Path) -> None:
         "tokens": sum(lengths),
         "targets": sum(_targets(row) for row in rows["train"]),
         "longest": max(lengths),
-        **({"labels": LABELS} if job["kind"] == "head" else {}),
+        **({"labels": LABELS} if job["kind"] in OF_TEXTS else {}),
     }
     (folder / "job.json").write_text(json.dumps({**job, **found}, indent=2) + "\n")
 

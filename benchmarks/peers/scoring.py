@@ -4,7 +4,8 @@
 
 A language model is loaded from `model/` as transformers or PEFT load it, and its loss is taken over
 the held-out answers, one record at a time. A head is applied to the mean of the body's last hidden
-states. Nothing of Tunesmith and nothing of the peers is used.
+states; a classifier is loaded as transformers loads it. Nothing of Tunesmith and nothing of the
+peers is used.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def main(job_folder: Path, outs: Sequence[Path]) -> dict[str, dict[str, float]]:
     with torch.no_grad():
         if job["kind"] == "head":
             return _heads(job, rows, outs, device)
+        if job["kind"] == "classifier":
+            return {out.name: _classifier(job, rows, out, device) for out in outs}
         return {out.name: _language_model(job, rows, out, device) for out in outs}
 
 
@@ -56,6 +59,25 @@ def _language_model(
         )
         total, count = total + float(loss), count + int(learnt.sum())
     return {"held_out_loss": total / count}
+
+
+def _classifier(
+    job: dict[str, Any], rows: Sequence[Any], out: Path, device: str
+) -> dict[str, float]:
+    from transformers import AutoModelForSequenceClassification
+
+    read = AutoModelForSequenceClassification.from_pretrained
+    model = read(result_folder(out), dtype=torch.float32).eval().to(device)
+    order = [int(model.config.label2id[name]) for name in job["labels"]]
+    texts = [torch.tensor([row["input_ids"]], device=device) for row in rows]
+    logits_BC = torch.cat([model(input_ids=ids).logits for ids in texts]).cpu()[:, order]
+    return _of_classes(logits_BC, torch.tensor([row["labels"] for row in rows]))
+
+
+def _of_classes(logits_BC: torch.Tensor, labels_B: torch.Tensor) -> dict[str, float]:
+    right = (logits_BC.argmax(1) == labels_B).float().mean()
+    loss = torch.nn.functional.cross_entropy(logits_BC, labels_B)
+    return {"held_out_loss": float(loss), "held_out_accuracy": float(right)}
 
 
 def result_folder(out: Path) -> Path:
@@ -88,9 +110,7 @@ def _head(folder: Path, features_BD: torch.Tensor, labels_B: torch.Tensor) -> di
         features_BD = torch.nn.functional.normalize(features_BD, dim=1)
     parts = load_file(folder / "head.safetensors")
     logits_BC = features_BD @ parts["weight"].T.float() + parts["bias"].float()
-    right = (logits_BC.argmax(1) == labels_B).float().mean()
-    loss = torch.nn.functional.cross_entropy(logits_BC, labels_B)
-    return {"held_out_loss": float(loss), "held_out_accuracy": float(right)}
+    return _of_classes(logits_BC, labels_B)
 
 
 if __name__ == "__main__":

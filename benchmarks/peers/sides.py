@@ -49,7 +49,7 @@ _BF16 = {"bf16": True, "gradient_checkpointing": False}
 _LIT = {"litgpt_name": "SmolLM2-135M-Instruct"}
 
 SIDES = (
-    Side("tunesmith", "Tunesmith", OURS, "tunesmith_loop", kinds=(*LANGUAGE, "head")),
+    Side("tunesmith", "Tunesmith", OURS, "tunesmith_loop", kinds=(*LANGUAGE, "classifier", "head")),
     # TRL
     Side("trl", "TRL, default", "trl", "trl_sft"),
     Side("trl-float32", "TRL, float32", "trl", "trl_sft", _FLOAT32, devices=_CPU),
@@ -190,6 +190,31 @@ SIDES = (
         devices=_CPU,
     ),
     Side("unsloth", "Unsloth", "unsloth", "unsloth_sft"),
+    # All weights of an encoder with a classifier on it
+    Side(
+        "hf-classifier",
+        "HF Trainer, default",
+        "transformers",
+        "hf_trainer",
+        kinds=("classifier",),
+    ),
+    Side(
+        "hf-classifier-by-length",
+        "HF Trainer, grouped by length",
+        "transformers",
+        "hf_trainer",
+        {"train_sampling_strategy": "group_by_length"},
+        kinds=("classifier",),
+    ),
+    Side(
+        "hf-classifier-single",
+        "HF Trainer, one text at a time",
+        "transformers",
+        "hf_trainer",
+        {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 32},
+        kinds=("classifier",),
+        devices=_CPU,
+    ),
     # A head on a frozen encoder
     Side(
         "hf-frozen",

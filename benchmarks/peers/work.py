@@ -34,13 +34,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SENTIMENT = EXAMPLES / "sentiment"
 INTERFACE = "interface_translation"
 DATA = ("alpaca", INTERFACE)
-KINDS = ("lora", "qlora", "full", "head")
+KINDS = ("lora", "qlora", "full", "classifier", "head")
+OF_TEXTS = ("classifier", "head")
+"""Work on texts and their classes, where a text is what is learnt."""
 LABELS = ("negative", "positive")
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "lora": {"model": "smollm2-135m-instruct", "learning_rate": 2e-4, "batch": 8, "epochs": 1},
     "qlora": {"model": "random:qwen3-8b", "learning_rate": 2e-4, "batch": 8, "epochs": 1},
     "full": {"model": "smollm2-135m-instruct", "learning_rate": 2e-5, "batch": 8, "epochs": 1},
+    "classifier": {"model": "minilm-l6", "learning_rate": 5e-5, "batch": 32, "epochs": 1},
     "head": {"model": "minilm-l6", "learning_rate": 1e-3, "batch": 32, "epochs": 10},
 }
 
@@ -80,7 +83,7 @@ class Work:
 
 def prepare(work: Work, folder: Path) -> dict[str, Any]:
     """Write the job, and return what `job.json` says."""
-    train, held_out = _sentiment(work) if work.kind == "head" else _instructions(work)
+    train, held_out = _sentiment(work) if work.kind in OF_TEXTS else _instructions(work)
     write_lines(folder / "train.jsonl", train)
     write_lines(folder / "held_out.jsonl", held_out)
     (folder / "job.json").write_text(json.dumps(asdict(work), indent=2) + "\n")

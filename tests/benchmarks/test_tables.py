@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.tables import memory_table, regenerate, scaling_table, section, table
+from benchmarks.tables import memory_table, peers_table, regenerate, scaling_table, section, table
 
 ABOUT = {
     "hardware": {"cpu": "A processor", "threads": 2, "features": ["avx512f"], "gpu": None},
@@ -148,6 +148,14 @@ def test_the_plot_is_the_same_for_the_same_figures(tmp_path: Path, peers: dict[s
         pictures.append(path.with_suffix(".svg").read_text())
     assert pictures[0] == pictures[1]
     assert "<svg" in pictures[0]
+
+
+def test_a_classifier_is_shown_by_its_accuracy_and_by_texts(peers: dict[str, Any]) -> None:
+    peers["summary"] = [row("Tunesmith", held_out_accuracy=spread(0.9))]
+    header, _, first, *_ = (line for line in peers_table(peers).splitlines() if line[:1] == "|")
+    assert "| accuracy | trained texts | Tunesmith is faster, tokens/s |" in header
+    assert "| 0.900 |" in first
+    assert first.count("|") == header.count("|")
 
 
 def test_a_head_is_shown_by_its_accuracy_and_not_by_tokens(

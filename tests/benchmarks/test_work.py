@@ -18,7 +18,8 @@ from benchmarks.peers.work import INTERFACE, Work, _instructions, write_lines
 from benchmarks.scaling import Point, curves, run_point
 from benchmarks.switches import Switches
 from safetensors.torch import save_file
-from tests.tiny import tiny_model_folder
+from tests.tiny import tiny_config, tiny_model_folder
+from transformers import BertForSequenceClassification
 
 from tunesmith.engine import engine as engines
 from tunesmith.kernels import native, token_loss
@@ -90,6 +91,23 @@ def test_a_head_is_scored_on_the_mean_of_the_body(tmp_path: Path) -> None:
     found = scoring.main(tmp_path, [out])["side"]
     assert found["held_out_accuracy"] == 0.5
     assert found["held_out_loss"] == pytest.approx(50.0)
+
+
+def test_a_classifier_is_scored_by_the_names_of_its_classes(tmp_path: Path) -> None:
+    names = {0: "positive", 1: "negative"}
+    config = tiny_config("bert", id2label=names, label2id={n: i for i, n in names.items()})
+    model = BertForSequenceClassification(config).eval()
+    torch.nn.init.zeros_(model.classifier.weight)
+    model.classifier.bias.data = torch.tensor([0.0, 100.0])  # always negative
+    out = tmp_path / "side"
+    model.save_pretrained(out / "model")
+    job = {"kind": "classifier", "path": "", "labels": ["negative", "positive"]}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    rows = [{"input_ids": [4, 20, 30, 5], "labels": 0}] * 3 + [{"input_ids": [4, 5], "labels": 1}]
+    write_lines(tmp_path / "held_out_encoded.jsonl", rows)
+    found = scoring.main(tmp_path, [out])["side"]
+    assert found["held_out_accuracy"] == 0.75
+    assert found["held_out_loss"] == pytest.approx(25.0)
 
 
 def test_every_rung_learns_the_same(job: Path, tmp_path: Path) -> None:

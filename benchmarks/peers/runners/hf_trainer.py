@@ -1,5 +1,5 @@
-"""HF Trainer's side: transformers' Trainer with PEFT on the token ids; and a head on a frozen
-encoder, which it runs anew in every epoch.
+"""HF Trainer's side: transformers' Trainer with PEFT on the token ids; all of an encoder with a
+classifier on it; and a head on a frozen encoder, which it runs anew in every epoch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from report import Report, encoded, start, watch_trainer
 def main() -> None:
     job, settings, out, report = start()
     watch_trainer(report)
-    (head if job["kind"] == "head" else language_model)(job, settings, out, report)
+    kinds = {"head": head, "classifier": classifier}
+    kinds.get(job["kind"], language_model)(job, settings, out, report)
 
 
 def arguments(job: dict[str, Any], settings: dict[str, Any], out: Path) -> Any:
@@ -67,6 +68,29 @@ def language_model(
         args=arguments(job, settings, out),
         train_dataset=encoded(job),
         data_collator=DataCollatorForSeq2Seq(tokenizer),
+    )
+    trainer.train()
+    model.save_pretrained(out / "model")
+    report.saved()
+
+
+def classifier(job: dict[str, Any], settings: dict[str, Any], out: Path, report: Report) -> None:
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+    )
+
+    names = dict(enumerate(job["labels"]))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        job["path"], id2label=names, label2id={name: index for index, name in names.items()}
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments(job, settings, out),
+        train_dataset=encoded(job),
+        data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(job["path"])),
     )
     trainer.train()
     model.save_pretrained(out / "model")

@@ -14,28 +14,28 @@ from report import Report, raw, start
 
 def main() -> None:
     job, settings, out, report = start()
-    (head if job["kind"] == "head" else language_model)(job, settings, out, report)
+    (head if job["kind"] == "head" else loop)(job, settings, out, report)
 
 
-def language_model(
-    job: dict[str, Any], settings: dict[str, Any], out: Path, report: Report
-) -> None:
+def loop(job: dict[str, Any], settings: dict[str, Any], out: Path, report: Report) -> None:
     import tunesmith
 
     techniques = {
+        "classifier": {"name": "full"},
         "lora": {"name": "lora", "rank": job["rank"], "alpha": job["alpha"]},
         "qlora": {"name": "qlora", "rank": job["rank"], "alpha": job["alpha"]},
         "full": {"name": "full"},
     }
     engine, task = tunesmith.load(
         job["path"],
+        task=classes(job) if job["kind"] == "classifier" else "instruct",
         technique=techniques[job["kind"]],
         training={"seed": job["seed"], **settings.get("training", {})},
     )
     objective = tunesmith.objective(task)
     plan = tunesmith.plan(
         task,
-        tunesmith.read(f"{job['folder']}/train.jsonl", task),
+        tunesmith.read(records(job, out), task),
         batch_size=job["batch"],
         epochs=job["epochs"],
         seed=job["seed"],
@@ -43,12 +43,36 @@ def language_model(
     )
     for number, step in enumerate(plan):
         for batch in step:
-            report.batch(batch.tokens, int((batch.text.weights_T != 0).sum()))
+            report.batch(batch.tokens, targets(batch))
             engine.forward_backward(batch, objective, step.counts)
         engine.optimizer_step(job["learning_rate"] * (1 - number / len(plan)))
     report.trained()
     save(engine.model, out / "model")
     report.saved()
+
+
+def classes(job: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "classification", "labels": list(job["labels"])}
+
+
+def records(job: dict[str, Any], out: Path) -> str:
+    """Return the file of records, with the names of their classes."""
+    given = Path(job["folder"]) / "train.jsonl"
+    return str(named(job, "train", out) if job["kind"] == "classifier" else given)
+
+
+def named(job: dict[str, Any], part: str, out: Path) -> Path:
+    rows = [{"text": r["text"], "label": job["labels"][r["label"]]} for r in raw(job, part)]
+    file = out / f"{part}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def targets(batch: Any) -> int:
+    """Return how many tokens, or texts, a batch learns."""
+    if batch.text.weights_T is None:
+        return len(batch.text.lengths)
+    return int((batch.text.weights_T != 0).sum())
 
 
 def save(model: Any, folder: Path) -> None:
@@ -61,11 +85,8 @@ def head(job: dict[str, Any], settings: dict[str, Any], out: Path, report: Repor
     import tunesmith
     from tunesmith.console import Console
 
-    names, parts = job["labels"], {}
-    for part in ("train", "held_out"):
-        rows = [{"text": r["text"], "label": names[r["label"]]} for r in raw(job, part)]
-        parts[part] = out / f"{part}.jsonl"
-        parts[part].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = job["labels"]
+    parts = {part: named(job, part, out) for part in ("train", "held_out")}
     report.batch(job["tokens"], job["targets"])
     run = tunesmith.train(
         {
