@@ -50,6 +50,7 @@ TEMPLATE = (
 FIVE_BAD, MANY_GOOD = CLASSES[1:11:2], CLASSES[::2] * 2
 FILES = {
     "train.jsonl": ANSWERS,
+    "tested.jsonl": [{"prompt": f"Say {i} {i + 1}", "completion": "yes"} for i in range(6)],
     "texts.jsonl": TEXTS,
     "old.jsonl": [{"prompt": f"Count {i}", "completion": f"{i} {i + 1}"} for i in range(9)],
     "silent.jsonl": [*ANSWERS, {"prompt": "Say nothing", "completion": ""}],
@@ -106,6 +107,10 @@ SEVERAL_CLASSES = CLASS | {"task": {"name": "multi_label"}, "data": {"train": "s
 NUMBER = CLASS | {"task": {"name": "regression"}, "data": {"train": "numbers.jsonl"}}
 RANK = CLASS | {"task": {"name": "reranking"}, "data": {"train": "ranked.jsonl"}}
 TAG = CLASS | {"task": {"name": "tagging"}, "data": {"train": "tagged.jsonl"}}
+STREAM = INSTRUCT | {
+    "data": {"train": "train.jsonl", "test": "tested.jsonl"},
+    "training": {"max_steps": 2},
+}
 REPURPOSE = CLASS | {"technique": {"name": "repurpose"}}
 WILD = FULL | {  # too high a rate: the first validation is the best
     "training": {"learning_rate": 2.0, "warmup": 0.0, "validate_every": 1, "max_steps": 4}
@@ -308,6 +313,8 @@ TABLE: dict[str, Row] = {
                         part="shown"),
     "data.unlearnable": Row("error", "drop", refused_or_counted,
                             also={"data.train": "silent.jsonl"}),
+    "data.streaming": Row(False, True, checked, STREAM, part="remarks"),
+    "data.window": Row(4, 9, checked, STREAM, {"data.streaming": True}, part="train"),
     "data.stratify": Row(True, False, held_out, CLASS,
                          {"data.train": "uneven.jsonl", "training.seed": 1}),
     "base": Row({}, {"quantize": "int8"}, result),

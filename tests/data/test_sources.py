@@ -100,7 +100,8 @@ def test_a_hub_data_set_names_its_classes(monkeypatch: pytest.MonkeyPatch, spec:
     table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
     asked: list[Any] = []
 
-    def load(name: str, configuration: str | None, split: str) -> datasets.Dataset:
+    def load(name: str, configuration: str | None, split: str, streaming: bool) -> Any:
+        assert not streaming
         asked.append((name, configuration, split))
         return table
 

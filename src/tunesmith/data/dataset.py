@@ -105,7 +105,34 @@ def _load_one(
     base: Path | None,
     drop: bool,
 ) -> Dataset:
-    raw = read_source(spec, base)
+    found = dataset_of(
+        read_source(spec, base), spec, record_type, format, group, columns, drop=drop
+    )
+    if not found.records:
+        raise DataError(
+            f"Nothing would be learnt of any of the {len(found.dropped)} records: all were left"
+            " out.",
+            where=spec,
+            fix=f"One record of this format: {FORMATS[found.format].example}",
+        )
+    return found
+
+
+def dataset_of(
+    raw: Raw,
+    spec: str,
+    record_type: type[BaseModel],
+    format: str = "auto",
+    group: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    *,
+    drop: bool = False,
+) -> Dataset:
+    """Turn rows of one source into records; see `load_dataset`.
+
+    Args:
+        spec: what the source is called, for messages.
+    """
     raw = Raw(*questions_of(raw.rows, raw.origins))
     groups = None if group is None else _groups(raw, group, spec)
     rows = rename(raw.rows, columns, spec) if columns else raw.rows
@@ -127,12 +154,6 @@ def _load_one(
         )
     read = {*chosen.required, *chosen.optional, group}
     converted = convert_all(rows, raw.origins, chosen, spec, drop=drop)
-    if not converted.records:
-        raise DataError(
-            f"Nothing would be learnt of any of the {len(rows)} records: all were left out.",
-            where=spec,
-            fix=f"One record of this format: {chosen.example}",
-        )
     return Dataset(
         converted.records,
         [raw.origins[i] for i in converted.places],

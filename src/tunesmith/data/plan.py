@@ -13,8 +13,9 @@ It knows no model and no objective: how a batch is counted is given as a functio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,10 +27,15 @@ Counts = dict[str, float]
 
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step: its micro-batches, and the count of each loss term over all of them."""
+    """One optimiser step: its micro-batches, and the count of each loss term over all of them.
+
+    `after` is from where a stream goes on behind it, as JSON data; None where steps follow from
+    their numbers alone.
+    """
 
     batches: tuple[Batch, ...]
     counts: Counts
+    after: Mapping[str, Any] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.batches)
@@ -72,7 +78,7 @@ class Plan(Sequence[Step]):
         self.seed = seed
         self.steps_per_epoch = math.ceil(len(examples) / batch_size)
         self.steps = max_steps or math.ceil((epochs or 1.0) * self.steps_per_epoch - 1e-9)
-        self._count = count
+        self.counts_of = count
         self._lengths = lengths_of(examples)
         self._order: tuple[int, list[int]] = (-1, [])
 
@@ -84,7 +90,7 @@ class Plan(Sequence[Step]):
             raise IndexError(step)
         packs = pack(self.indices(step), self._lengths, self.tokens_per_batch)
         batches = tuple(collate([self.examples[i] for i in p], p) for p in packs)
-        return Step(batches, add_counts([self._count(batch) for batch in batches]))
+        return Step(batches, add_counts([self.counts_of(batch) for batch in batches]))
 
     def indices(self, step: int) -> list[int]:
         """Return which examples step number `step` sees."""

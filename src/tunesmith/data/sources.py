@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.conll import sentences
+from tunesmith.data.hub import load_hub, name_classes
 from tunesmith.data.turns import describe_value
 from tunesmith.errors import DataError
 
@@ -56,16 +57,26 @@ def read_source(spec: str, base: Path | None = None) -> Raw:
     Raises:
         DataError: it does not exist, is empty, or cannot be read; names the line.
     """
+    found = locate(spec, base)
+    if isinstance(found, str):
+        return _read_hub(found)
+    return _read_folder(found) if found.is_dir() else _read_file(found)
+
+
+def locate(spec: str, base: Path | None = None) -> Path | str:
+    """Return the path of a source that is here, or the name of one of the hub.
+
+    Raises:
+        DataError: it is neither.
+    """
     if spec.startswith("hub:"):
-        return _read_hub(spec.removeprefix("hub:"))
+        return spec.removeprefix("hub:")
     path = (base or Path()) / Path(spec).expanduser()
-    if path.is_dir():
-        return _read_folder(path)
     if path.exists():
-        return _read_file(path)
+        return path
     name = spec.split(":")[0]
     if _HUB_NAME.fullmatch(name) and Path(name).suffix.lower() not in READERS:
-        return _read_hub(spec)
+        return spec
     raise DataError("This file does not exist.", where=str(path), fix=_nearby(path))
 
 
@@ -119,21 +130,31 @@ def _json_lines(path: Path, text: str) -> Raw:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            broken.append((number, f"is broken JSON at column {error.colno}: {error.msg}"))
+            rows.append(row_of_line(line))
+        except ValueError as error:
+            broken.append((number, str(error)))
             continue
-        if not isinstance(row, dict):
-            broken.append((number, f"holds {describe_value(row)}, expected an object {{...}}"))
-            continue
-        if _HALF.search(line) and not _is_text(row):
-            broken.append((number, "holds half of a character (a lone \\ud800 to \\udfff)"))
-            continue
-        rows.append(row)
         origins.append(f"{path.name}:{number}")
     if broken:
         raise _broken_lines(path, broken, "Each line must be one JSON object.")
     return Raw(rows, origins)
+
+
+def row_of_line(line: str) -> Row:
+    """Return the row that a line of JSON holds.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is broken JSON at column {error.colno}: {error.msg}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"holds {describe_value(row)}, expected an object {{...}}")
+    if _HALF.search(line) and not _is_text(row):
+        raise ValueError("holds half of a character (a lone \\ud800 to \\udfff)")
+    return row
 
 
 def _read_json(path: Path) -> Raw:
@@ -233,7 +254,7 @@ def _read_table_of_text(path: Path, separator: str) -> Raw:
     csv.field_size_limit(2**31 - 1)
     try:
         header = next(reader, [])
-        _check_header(path, header, separator)
+        check_header(path, header, separator)
         line = reader.line_num + 1
         for fields in reader:
             if fields and len(fields) != len(header):
@@ -255,7 +276,8 @@ def _read_table_of_text(path: Path, separator: str) -> Raw:
     return Raw(rows, origins)
 
 
-def _check_header(path: Path, header: Sequence[str], separator: str) -> None:
+def check_header(path: Path, header: Sequence[str], separator: str) -> None:
+    """Raise DataError where the header of a table of text cannot be right."""
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice or not all(name.strip() for name in header):
         what = f"names {twice[0]!r} twice" if twice else "has a column without a name"
@@ -315,32 +337,12 @@ def _read_folder(path: Path) -> Raw:
 
 def _read_hub(spec: str) -> Raw:
     """Read `owner/name[:configuration][:split]` with `datasets`; the split is `train` if unsaid."""
-    import datasets
-
-    name, *rest = spec.split(":")
-    split = rest[-1] if rest else "train"
-    configuration = rest[0] if len(rest) > 1 else None
-    try:
-        table = datasets.load_dataset(name, configuration, split=split)
-    except Exception as error:  # the hub client raises many kinds; each means "cannot be had"
-        raise DataError(
-            f"The data set {name!r} (split {split!r}) cannot be had from the hub: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            where=f"hub:{spec}",
-            fix="Check name, split and network; a local file needs its ending (.jsonl, .csv, ...).",
-        ) from error
+    table, name = load_hub(spec)
     rows = [dict(row) for row in table]
-    for field, feature in table.features.items():
-        if isinstance(feature, datasets.ClassLabel):
-            for row in rows:
-                if isinstance(row[field], int) and row[field] >= 0:
-                    row[field] = feature.int2str(row[field])
-        elif isinstance(getattr(feature, "feature", None), datasets.ClassLabel):
-            for row in rows:  # one class a word
-                row[field] = [feature.feature.int2str(value) for value in row[field]]
+    name_classes(rows, table.features)
     if not rows:
         raise DataError("The data set holds no records.", where=f"hub:{spec}")
-    return Raw(rows, [f"{name}:{split}#{number}" for number in range(1, len(rows) + 1)])
+    return Raw(rows, [f"{name}#{number}" for number in range(1, len(rows) + 1)])
 
 
 READERS: dict[str, Callable[[Path], Raw]] = {

@@ -33,6 +33,7 @@ from tunesmith.data.records import (
     RelatedTexts,
     content_key,
 )
+from tunesmith.data.streaming import Position, Stream
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def load_splits(
     """Read all the data that a recipe names, and part it.
 
     Args:
-        options: the recipe's `data`.
+        options: the recipe's `data`. Of a stream, train is the first window.
         record_type: what the task learns from.
         needs_validation: whether anything (early stopping, the best checkpoint) is selected by it.
         seed: of the split.
@@ -93,7 +94,16 @@ def load_splits(
     def load_file(value: str | float | None) -> Dataset | None:
         return load([value]) if isinstance(value, str) else None
 
-    train = load(options.train)
+    if options.streaming:
+        if needs_validation and options.validation is None:
+            raise DataError(
+                "Something is chosen by validation records, and a stream has none to spare.",
+                where="data.validation",
+                fix="Name a file of validation records.",
+            )
+        train, needs_validation = Stream(record_type, options, base).window(Position()).data, False
+    else:
+        train = load(options.train)
     test, validation = load_file(options.test), load_file(options.validation)
     parts = split(options, train, test, validation, needs_validation=needs_validation, seed=seed)
     read = (train, validation, test)

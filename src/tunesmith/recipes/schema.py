@@ -211,6 +211,31 @@ class DataOptions(BaseModel):
         "answer left once it is cut to fit): error refuses the data, drop leaves the record out "
         "and names it",
     )
+    streaming: bool = Field(
+        default=False,
+        description="read train window by window while it is learnt from, so that it need not fit "
+        "memory or disk; needs training.max_steps and a file for test",
+    )
+    window: int = Field(
+        default=4096,
+        ge=1,
+        description="records of a stream that are read, checked and shuffled at once; two windows "
+        "are in memory",
+    )
+
+    @model_validator(mode="after")
+    def _a_stream_is_not_parted(self) -> DataOptions:
+        shares = {name: getattr(self, name) for name in ("test", "validation")}
+        wrong = [name for name, value in shares.items() if isinstance(value, float | int)]
+        if self.streaming and (wrong or self.group is not None):
+            name = wrong[0] if wrong else "group"
+            what = f"{name} is a share of it" if wrong else "records cannot be grouped"
+            raise _conflict(
+                name,
+                f"With streaming, train is never seen whole, so {what}",
+                f"Name a file under data.{name}." if wrong else "Leave data.group out.",
+            )
+        return self
 
 
 class TrainingOptions(BaseModel):
@@ -438,6 +463,13 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:
+        if self.data.streaming and self.training.max_steps is None:
+            raise _conflict(
+                "training.max_steps",
+                "A stream has no end that is known, so the number of steps must say how long to"
+                " train",
+                "Set training.max_steps.",
+            )
         if self.training.optimizer_in_backward and self.technique.name != "full":
             raise _conflict(
                 "training.optimizer_in_backward",

@@ -177,12 +177,16 @@ def _result(prepared: Prepared, show: int) -> CheckResult:
         metric=metric,
         detectable=could_show.difference if could_show else None,
         assumption=could_show.assumption if could_show else None,
-        remarks=task.remarks(),
+        remarks=[*task.remarks(), *_of_a_stream(prepared)],
         warnings=_warnings(prepared, duplicates),
         shown=[_shown(prepared, index) for index in range(min(show, _records(prepared.train)))],
         deep=None,
         page=None,
     )
+
+
+def _of_a_stream(prepared: Prepared) -> list[str]:
+    return [] if prepared.streamed is None else [prepared.streamed.introduction()]
 
 
 def _records(part: Part) -> int:

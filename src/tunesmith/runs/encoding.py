@@ -67,7 +67,7 @@ def encode(task: Task, data: Dataset, *, drop: bool = False, store: Store | None
     """
     texts = None if store is None else [record.model_dump_json() for record in data.records]
     if store is None or texts is None or sum(map(len, texts)) < _STORED_FROM:
-        examples, lost = _encode_some(task, data, range(len(data)), drop=drop)
+        examples, lost = encode_some(task, data, range(len(data)), drop=drop)
         return _part(data, examples, lost)
     chunks = _chunks([len(text) for text in texts])
     place = store.place(texts, drop=drop)
@@ -93,10 +93,14 @@ def _part(data: Dataset, examples: Sequence[Encoded], lost: Sequence[Lost]) -> P
     return Part(data.take([i for i in range(len(data)) if i not in out]), examples, dropped)
 
 
-def _encode_some(
+def encode_some(
     task: Task, data: Dataset, places: Sequence[int], *, drop: bool
 ) -> tuple[list[Encoded], list[Lost]]:
-    """Encode the records at these places; see `encode`."""
+    """Encode the records at these places; return the examples, and which records were left out.
+
+    Raises:
+        DataError: see `encode`.
+    """
     examples: list[Encoded] = []
     lost: list[Lost] = []
     for place in places:
@@ -165,7 +169,7 @@ class _Job:
 
     def encode(self, chunk: range) -> Tables | _Refused:
         try:
-            examples, lost = _encode_some(self.task, self.data, chunk, drop=self.drop)
+            examples, lost = encode_some(self.task, self.data, chunk, drop=self.drop)
         except DataError as error:
             return _Refused(error.what, error.where, error.fix)
         return Tables([table_of(examples)], lost)

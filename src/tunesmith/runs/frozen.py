@@ -86,6 +86,8 @@ def decide(prepared: Prepared) -> Frozen | None:
         per = "document"
     stated = prepared.recipe.training.cache_gb
     refused = "training.cache_gb is 0" if stated == 0 else None
+    if refused is None and prepared.streamed is not None:
+        refused = "the records are streamed"
     if refused is None and set(prepared.train.examples[0].streams) != {"text"}:
         refused = "the records are made of several texts"
     if refused is None and per == "token":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.console import Console
+from tunesmith.data.streamed_plan import StreamedPlan
 from tunesmith.engine.batching import batches
 from tunesmith.evaluation.significance import figures
 from tunesmith.objectives.base import Features
@@ -52,6 +53,11 @@ def learn(folder: RunFolder, prepared: Prepared, console: Console) -> Learnt:
         return Learnt(progress, peak_bytes())
     meter = meter_of(prepared.engine, folder.read_json(folder.record))
     progress = _train(folder, prepared, console, meter)
+    if prepared.streamed is not None:
+        said = prepared.streamed.warning(progress.position)
+        for sentence in [said] if said else []:
+            prepared.warnings.append(sentence)
+            console.warn(sentence)
     return Learnt(progress, peak_bytes(), meter.roof if meter else None)
 
 
@@ -68,11 +74,12 @@ def _train(
         progress, best = saved.progress, saved.best
         console.note(f"Going on after step {progress.step}.")
     events = Events(folder.events, after_step=progress.step)
+    plan = prepared.steps(progress)
     try:
         return Loop(
             prepared.engine,
             prepared.objective,
-            prepared.plan(),
+            plan,
             training,
             checkpoints,
             events,
@@ -85,6 +92,8 @@ def _train(
         ).run()
     finally:
         events.close()
+        if isinstance(plan, StreamedPlan):
+            plan.close()
 
 
 def validation(prepared: Prepared, console: Console) -> Validation | None:

@@ -21,6 +21,7 @@ from tunesmith.data.dataset import Dataset
 from tunesmith.data.plan import Plan
 from tunesmith.data.records import Dropped
 from tunesmith.data.splits import Splits, load_splits
+from tunesmith.data.streamed_plan import StreamedPlan
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.optimizer import AdamWOptions
 from tunesmith.engine.precision import choose_dtype
@@ -41,9 +42,11 @@ from tunesmith.runs.encoded_store import Store
 from tunesmith.runs.encoding import Part, encode
 from tunesmith.runs.memory_budget import fit_memory
 from tunesmith.runs.retain import Retention, make_retention, needs_validation
+from tunesmith.runs.streamed import Streamed, stream_of
 from tunesmith.runs.study import study_records
 from tunesmith.tasks.base import Task, owners
 from tunesmith.techniques.base import Technique
+from tunesmith.training.checkpoints import Progress
 from tunesmith.training.memory import MemoryEstimate
 
 _SHOWN = 5
@@ -56,6 +59,7 @@ class Prepared:
     Attributes:
         frozen_seconds: what it took to compute once what frozen layers give of the training
             records; 0 where that was kept before, or is not kept.
+        streamed: where the training records are streamed; `train` is then the first window.
     """
 
     recipe: Recipe
@@ -67,6 +71,7 @@ class Prepared:
     train: Part
     test: Part
     validation: Part | None
+    streamed: Streamed | None = None
     warnings: list[str] = field(default_factory=list)
     retention: Retention = field(default_factory=Retention)
     memory: MemoryEstimate = field(init=False)
@@ -88,8 +93,15 @@ class Prepared:
         parts = [part for part in (self.train, self.validation, self.test) if part is not None]
         return [*self.splits.dropped, *(lost for part in parts for lost in part.dropped)]
 
+    def steps(self, progress: Progress) -> Plan | StreamedPlan:
+        """Return the steps of training, those of a stream from `progress` on."""
+        plan = self.plan()
+        if self.streamed is None:
+            return plan
+        return self.streamed.plan(plan.counts_of, self.objective, progress.position, progress.step)
+
     def plan(self) -> Plan:
-        """Return the steps of training."""
+        """Return the steps of training; of a stream, as if it were its first window."""
         training, old = self.recipe.training, self.retention.replayed
         return Plan(
             [*self.train.examples, *old] if old else self.train.examples,
@@ -212,6 +224,8 @@ def prepare(
     task.study(splits.train.records)
     objective = make_objective(recipe, task)
     check_decides(recipe, task, len(splits.test))
+    held = [splits.test, *([splits.validation] if splits.validation else [])]
+    streamed = stream_of(recipe, task, technique, held)
     engine = build_engine(recipe, task, technique, console, _drawn(recipe, task, splits.train))
     drop = recipe.data.unlearnable == "drop"
     store = Store.of(task, engine.model, recipe.training.cache_gb, console)
@@ -219,7 +233,8 @@ def prepare(
     def encoded(data: Dataset) -> Part:
         return encode(task, data, drop=drop, store=store)
 
-    train, test = encoded(splits.train), encoded(splits.test)
+    train = encode(task, splits.train, drop=drop) if streamed else encoded(splits.train)
+    test = encoded(splits.test)
     validation = None if splits.validation is None else encoded(splits.validation)
     check_decides(recipe, task, len(test.data))
     prepared = Prepared(
@@ -232,6 +247,7 @@ def prepare(
         train=train,
         test=test,
         validation=validation,
+        streamed=streamed,
         warnings=[
             *splits.warnings,
             *_cut("train", train),
@@ -247,6 +263,13 @@ def prepare(
     prepared.retention = make_retention(
         recipe, task, technique, objective, engine, len(train.examples), console
     )
+    if streamed is not None and prepared.retention.replayed:
+        raise RecipeError(
+            "Old examples are mixed in among all training records, and a stream has no end among"
+            " which to mix them.",
+            where="retain",
+            fix="Leave replay out, or put the old records into a file of data.train.",
+        )
     _check_whole_steps(prepared)
     prepared.memory, unfit = fit_memory(
         recipe.training, engine, prepared.plan(), prepared.retention.nbytes

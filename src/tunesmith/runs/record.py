@@ -62,7 +62,9 @@ def fingerprints(prepared: Prepared) -> dict[str, str]:
     found = {"model": prepared.model.source.fingerprint}
     for name, part in _parts(prepared).items():
         found[name] = _digest(part)
-    return found | prepared.retention.fingerprints()
+    if prepared.streamed is not None:
+        found["the streamed files"] = prepared.streamed.fingerprint()
+    return found | prepared.retention.fingerprints() | fingerprint(prepared.objective)
 
 
 def check_same_inputs(folder: RunFolder, prepared: Prepared) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -44,7 +45,7 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
             "technique_facts": base_facts(prepared.model) | prepared.technique.facts(),
             "surgery": list(prepared.model.surgery),
             "retain": prepared.retention.facts(),
-            "data": describe_data(prepared),
+            "data": describe_data(prepared, progress.position),
             "steps": progress.step,
             "tokens": progress.tokens,
             "trained_tokens": progress.trained_tokens,
@@ -84,11 +85,17 @@ def predicted_memory(prepared: Prepared) -> int:
     return prepared.memory.total
 
 
-def describe_data(prepared: Prepared) -> dict[str, Any]:
-    """Return counts of each part of the data, what was cut, and the classes."""
+def describe_data(prepared: Prepared, position: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return counts of each part of the data, what was cut, and the classes.
+
+    Args:
+        position: where a stream stands after the last step; None where records are read at once.
+    """
     parts = {"train": prepared.train, "test": prepared.test, "validation": prepared.validation}
+    streamed = prepared.streamed
     return {
         **{name: None if part is None else describe_part(part) for name, part in parts.items()},
+        **({} if streamed is None else {"train": streamed.describe(position)}),
         "format": prepared.train.data.format,
         "cut": len(cut_records(prepared.train)),
         "dropped": len(prepared.dropped),

@@ -161,6 +161,8 @@ def _introduce(prepared: Prepared, console: Console) -> None:
         f"{len(data.records)} records to train on ({data.format} format,"
         f" {prepared.train.tokens:,} tokens), {len(prepared.test.data.records)} to test on."
     )
+    if prepared.streamed is not None:
+        console.note(prepared.streamed.introduction())
     console.note(
         f"{prepared.technique.name}: {learns:,} parameters learn ({learns / base:.2%} of the"
         f" base's {base:,}), computing in {str(engine.dtype).removeprefix('torch.')},"

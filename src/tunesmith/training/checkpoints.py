@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -33,7 +34,8 @@ class Progress:
 
     `bad` counts validations since the best; `seconds` is time spent in training steps, `waited` the
     part of it in which the next records were not ready; `flops` are those that the model needed,
-    `possible_flops` those that the machine could have done meanwhile.
+    `possible_flops` those that the machine could have done meanwhile. `position` is from where a
+    stream of records goes on; None where they are read at once.
     """
 
     step: int = 0
@@ -49,6 +51,7 @@ class Progress:
     bad: int = 0
     stopped_early: bool = False
     initial_digest: str = ""
+    position: Mapping[str, Any] | None = None
 
     @property
     def mfu(self) -> float | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tunesmith.console import Bar, Console
 from tunesmith.data.plan import Plan, Step
+from tunesmith.data.streamed_plan import StreamedPlan
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import RunError
 from tunesmith.models.seeded import seeded
@@ -80,7 +81,7 @@ class Loop:
         self,
         engine: Engine,
         objective: Objective,
-        plan: Plan,
+        plan: Plan | StreamedPlan,
         options: Schedule,
         checkpoints: Checkpoints,
         events: Events,
@@ -190,6 +191,7 @@ class Loop:
         self.progress.tokens += step.tokens
         self.progress.trained_tokens += _trained(step)
         self.progress.examples += sum(len(batch) for batch in step)
+        self.progress.position = step.after
         self.progress.seconds += seconds
         self.progress.waited += waited
 

@@ -1,0 +1,177 @@
+"""A run whose records are streamed: what is looked at of each window, and what is said of all.
+
+    window ──check, encode──> Laid ──> StreamedPlan ──> the loop
+
+Before training only the first window is known: format, what is learnt, memory and time are told
+from it. Each further one is checked when its turn comes, and compared with the test records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunesmith.data.batch import Batch
+from tunesmith.data.dataset import Dataset
+from tunesmith.data.plan import Counts
+from tunesmith.data.records import content_key
+from tunesmith.data.splits import WORTHLESS_OVERLAP
+from tunesmith.data.stored import lengths_of
+from tunesmith.data.streamed_plan import Laid, StreamedPlan
+from tunesmith.data.streaming import Position, Stream
+from tunesmith.errors import DataError, RecipeError
+from tunesmith.objectives.base import Objective
+from tunesmith.quality.targets import trained_tokens
+from tunesmith.recipes.schema import Recipe
+from tunesmith.runs.encoding import encode_some
+from tunesmith.tasks.base import Task
+from tunesmith.techniques.base import Fits, Technique
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """The stream of a run, and what its records are compared with.
+
+    Attributes:
+        held: what the test and validation records say, by `content_key`.
+        tested: how many test records there are.
+    """
+
+    stream: Stream
+    task: Task
+    drop: bool
+    held: frozenset[Any]
+    tested: int
+    options: Recipe
+    found: set[Any] = field(default_factory=set)
+
+    def plan(
+        self,
+        count: Callable[[Batch], Counts],
+        objective: Objective,
+        state: Mapping[str, Any] | None,
+        first: int,
+    ) -> StreamedPlan:
+        """Return the steps of training from number `first` on.
+
+        Args:
+            state: as the step before it carried it.
+        """
+        training = self.options.training
+        assert training.max_steps is not None  # the recipe would have been refused
+        return StreamedPlan(
+            self.lay,
+            count,
+            batch_size=training.batch_size,
+            tokens_per_batch=training.tokens_per_batch,
+            max_steps=training.max_steps,
+            seed=training.seed,
+            one_pass=_one_pass(objective, in_backward=training.optimizer_in_backward),
+            state=state,
+            first=first,
+        )
+
+    def lay(self, position: Position) -> Laid:
+        """Read, check and encode the window at a position.
+
+        Raises:
+            DataError: a record cannot be read, encoded or learnt; or most of the test set has stood
+                among the records so far.
+        """
+        window = self.stream.window(position)
+        examples, lost = encode_some(
+            self.task, window.data, range(len(window.data)), drop=self.drop
+        )
+        return Laid(
+            examples,
+            window.after,
+            {
+                "records": len(window.data) - len(lost),
+                "examples": len(examples),
+                "tokens": sum(lengths_of(examples)),
+                "trained_tokens": sum(trained_tokens(example) for example in examples),
+                "dropped": len(window.data.dropped) + len(lost),
+                "leaked": self._leaked(window.data) if not position.passes else 0,
+            },
+        )
+
+    def _leaked(self, data: Dataset) -> int:
+        """How many records of a window stand in the test or validation set."""
+        leaked = [key for key in map(content_key, data.records) if key in self.held]
+        self.found.update(leaked)
+        if len(self.found) >= WORTHLESS_OVERLAP * self.tested:
+            raise DataError(
+                f"{len(self.found)} of {self.tested} test records have stood among the streamed"
+                " ones so far: a verdict on them would say nothing.",
+                where="data.test",
+                fix="Give test records of their own.",
+            )
+        return len(leaked)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the names and sizes of all shards."""
+        digest = hashlib.sha256()
+        for shard in self.stream.shards:
+            digest.update(f"{Path(shard.name).name} {shard.size}\n".encode())
+        return digest.hexdigest()
+
+    def introduction(self) -> str:
+        """Say where the records come from."""
+        count = len(self.stream.shards)
+        return (
+            f"Records are streamed from {count} shard{'s' * (count != 1)} in windows of"
+            f" {self.options.data.window:,}; what is said of them here is told from the first."
+        )
+
+    def describe(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what was read, as the summary says it of a part of the data.
+
+        Args:
+            state: of the last step.
+        """
+        read = state["read"] if state else {}
+        counted = ("records", "examples", "tokens", "trained_tokens")
+        files = ", ".join(dict.fromkeys(Path(shard.source).name for shard in self.stream.shards))
+        return {"file": files, **{name: read.get(name, 0) for name in counted}}
+
+    def warning(self, state: Mapping[str, Any] | None) -> str | None:
+        """Say in a sentence which test records stand among those that were learnt from, if any."""
+        leaked = state["read"].get("leaked", 0) if state else 0
+        if not leaked:
+            return None
+        return f"{leaked} streamed records also stand in the test or validation set."
+
+
+def stream_of(
+    recipe: Recipe, task: Task, technique: Technique, held: Sequence[Dataset]
+) -> Streamed | None:
+    """Return the stream that a recipe asks for; None where its records are read at once.
+
+    Args:
+        held: the test records, then the validation records where there are any.
+
+    Raises:
+        RecipeError: the technique needs all records at once.
+    """
+    if not recipe.data.streaming:
+        return None
+    if isinstance(technique, Fits):
+        raise RecipeError(
+            f"The technique {technique.name!r} solves for all records at once, and a stream does"
+            " not give them at once.",
+            where="data.streaming",
+            fix="Leave it out, or choose lora, layers or full.",
+        )
+    keys = frozenset(content_key(record) for part in held for record in part.records)
+    stream = Stream(type(task).Record, recipe.data)
+    drop = recipe.data.unlearnable == "drop"
+    return Streamed(stream, task, drop, keys, len(held[0]), recipe)
+
+
+def _one_pass(objective: Objective, *, in_backward: bool) -> str | None:
+    if objective.whole_step:
+        return f"the objective {objective.name!r} compares all records of a step"
+    return "optimizer_in_backward needs every step to be one pass" if in_backward else None
