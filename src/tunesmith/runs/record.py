@@ -64,7 +64,7 @@ def fingerprints(prepared: Prepared) -> dict[str, str]:
         found[name] = _digest(part)
     if prepared.streamed is not None:
         found["the streamed files"] = prepared.streamed.fingerprint()
-    return found | prepared.retention.fingerprints() | fingerprint(prepared.objective)
+    return found | prepared.retention.fingerprints()
 
 
 def check_same_inputs(folder: RunFolder, prepared: Prepared) -> dict[str, Any]:
