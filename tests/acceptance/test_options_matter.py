@@ -26,6 +26,7 @@ from tests.acceptance.jobs import (
     TEXTS,
     lines,
 )
+from tests.tiny import tiny_model_folder
 
 from tunesmith import api
 from tunesmith.console import Console
@@ -111,6 +112,8 @@ STREAM = INSTRUCT | {
     "data": {"train": "train.jsonl", "test": "tested.jsonl"},
     "training": {"max_steps": 2},
 }
+TAUGHT = INSTRUCT | {"objective": {"name": "distillation", "teacher": "tiny-llama-5"}}
+TAUGHT_CLASSES = CLASS | {"objective": {"name": "class_distillation", "teacher": "runs/5"}}
 REPURPOSE = CLASS | {"technique": {"name": "repurpose"}}
 WILD = FULL | {  # too high a rate: the first validation is the best
     "training": {"learning_rate": 2.0, "warmup": 0.0, "validate_every": 1, "max_steps": 4}
@@ -375,6 +378,13 @@ TABLE: dict[str, Row] = {
     "task embedding.max_length": Row(None, 8, checked, EMBED, part="cut"),
     "objective in_batch_negatives.scale": Row(
         20.0, 5.0, result, EMBED | {"objective": {"name": "in_batch_negatives"}}),
+    "objective distillation.teacher": Row("tiny-llama-5", "tiny-llama-6", result, TAUGHT),
+    "objective distillation.temperature": Row(1.0, 4.0, result, TAUGHT),
+    "objective distillation.weight": Row(0.2, 0.9, result, TAUGHT),
+    "objective distillation.hidden": Row(0.0, 1.0, result, TAUGHT),
+    "objective class_distillation.teacher": Row("runs/5", "runs/6", result, TAUGHT_CLASSES),
+    "objective class_distillation.temperature": Row(1.0, 4.0, result, TAUGHT_CLASSES),
+    "objective class_distillation.weight": Row(0.2, 0.9, result, TAUGHT_CLASSES),
     "objective score_order.scale": Row(20.0, 5.0, result, ORDER),
     "task extraction.max_length": Row(None, 24, checked, ASK, {"task.stride": 2}, part="train"),
     "task extraction.stride": Row(2, 8, checked, ASK, {"task.max_length": 24}, part="train"),
@@ -506,7 +516,7 @@ def test_the_table_has_a_row_for_every_option_and_no_other() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(_no_report: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("options")
     for name, rows in FILES.items():
         (folder / name).write_text(lines(rows))
@@ -514,6 +524,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
+    for seed in (5, 6):  # teachers
+        tiny_model_folder(folder, "llama", seed=seed)
+        recipe = CLASS | {"model": str(tiny_model_folder(folder, "bert", seed=seed)),
+                          "data": {"train": str(folder / "class.jsonl")}}  # fmt: skip
+        api.train(recipe, runs_dir=folder / "runs", name=str(seed), console=SILENT)
 def _no_report() -> Iterator[None]:
     """A report and reading the result back take longer than all else; no option speaks of them."""
     with pytest.MonkeyPatch.context() as patch:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tunesmith.data.batch import Batch
     from tunesmith.kernels.divergence import OutputRows
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -156,3 +158,28 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, readout: Any, batch: Batch) -> Mapping[str, Term]:
         """Return the terms of the loss over this batch, as sums."""
+
+
+class Reader(Protocol):
+    """A model that reads batches without learning from them: an engine, seen from here."""
+
+    @property
+    def model(self) -> Any:
+        """The loaded model."""
+
+    def forward(self, batch: Batch, readout: type[R]) -> R:
+        """Return a readout of the batch, without gradients."""
+
+
+class Taught(ABC):
+    """What an objective has that learns from another model, named by its option `teacher`."""
+
+    options: Any
+
+    @abstractmethod
+    def refuses(self, teacher: Reader, student: Reader) -> str | None:
+        """Return why this model cannot teach that one, or None where it can."""
+
+    @abstractmethod
+    def learn_from(self, teacher: Reader) -> None:
+        """Add what the teacher says to the loss."""

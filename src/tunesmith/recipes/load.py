@@ -20,9 +20,15 @@ from pydantic import ValidationError
 from tunesmith.errors import RecipeError
 from tunesmith.recipes.document import Document, from_mapping, override, read_document
 from tunesmith.recipes.explain import explain, where
-from tunesmith.recipes.schema import DEFAULT_TECHNIQUE, Choice, Recipe
+from tunesmith.recipes.schema import DEFAULT_TECHNIQUE, Choice, ObjectiveChoice, Recipe
 
-_CHOICES = {"task": None, "technique": DEFAULT_TECHNIQUE, "objective": None}
+_CHOICES = {
+    "task": None,
+    "technique": DEFAULT_TECHNIQUE,
+    "objective": None,
+    "surgery": None,
+    "retain": None,
+}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
 
@@ -131,6 +137,7 @@ def _with_places_of_files(recipe: Recipe, document: Document, base: Path) -> Rec
     return recipe.model_copy(
         update={
             "retain": retain,
+            "objective": _with_teacher(recipe.objective, base),
             "model": _located_model(recipe.model, base, where(document, ("model",))),
             "data": data.model_copy(update={"train": train, **apart}),
         }
@@ -147,6 +154,17 @@ def _with_places(choice: Choice, number: int, document: Document, base: Path) ->
         for place, spec in enumerate(files)
     ]
     return choice.model_copy(update={"options": choice.options.model_copy(update={"data": data})})
+
+
+def _with_teacher(choice: ObjectiveChoice | None, base: Path) -> ObjectiveChoice | None:
+    """Return the objective with the absolute path of its teacher, where that is a folder."""
+    teacher = getattr(choice.options, "teacher", None) if choice else None
+    if choice is None or teacher is None or not (base / Path(teacher).expanduser()).exists():
+        return choice
+    path = str((base / Path(teacher).expanduser()).resolve())
+    return choice.model_copy(
+        update={"options": choice.options.model_copy(update={"teacher": path})}
+    )
 
 
 def _located(spec: str, base: Path, place: str) -> str:

@@ -16,7 +16,6 @@ any influence and are held by the second ones alone. A new head is not held.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -74,9 +73,9 @@ class Ewc(Retainer):
 
         from tunesmith.data.batch import collate
         from tunesmith.models.seeded import seeded
+        from tunesmith.objectives.token_likelihood import TokenLikelihood
 
-        objective = copy(scene.objective)
-        objective.further = ()
+        objective = TokenLikelihood()
         parameters = scene.engine.optimizer.parameters
         sums = {
             name: torch.zeros(p.shape, dtype=torch.float32, device=p.device)

@@ -44,6 +44,7 @@ from tunesmith.runs.memory_budget import fit_memory
 from tunesmith.runs.retain import Retention, make_retention, needs_validation
 from tunesmith.runs.streamed import Streamed, stream_of
 from tunesmith.runs.study import study_records
+from tunesmith.runs.teacher import teach
 from tunesmith.tasks.base import Task, owners
 from tunesmith.techniques.base import Technique
 from tunesmith.training.checkpoints import Progress
@@ -260,6 +261,7 @@ def prepare(
         prepared.warnings.append(
             "What is measured before training is the altered model, not the one that is published."
         )
+    taught = teach(objective, engine, train.examples, console)
     prepared.retention = make_retention(
         recipe, task, technique, objective, engine, len(train.examples), console
     )
@@ -272,7 +274,7 @@ def prepare(
         )
     _check_whole_steps(prepared)
     prepared.memory, unfit = fit_memory(
-        recipe.training, engine, prepared.plan(), prepared.retention.nbytes
+        recipe.training, engine, prepared.plan(), taught + prepared.retention.nbytes
     )
     prepared.warnings.extend(unfit)
     return prepared

@@ -19,6 +19,7 @@ from tunesmith.runs.hardware import hardware, versions
 from tunesmith.runs.memory_budget import record_of
 from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.roofline import roof_of
+from tunesmith.runs.teacher import fingerprint
 from tunesmith.techniques.base import Fits
 
 
@@ -64,7 +65,7 @@ def fingerprints(prepared: Prepared) -> dict[str, str]:
         found[name] = _digest(part)
     if prepared.streamed is not None:
         found["the streamed files"] = prepared.streamed.fingerprint()
-    return found | prepared.retention.fingerprints()
+    return found | prepared.retention.fingerprints() | fingerprint(prepared.objective)
 
 
 def check_same_inputs(folder: RunFolder, prepared: Prepared) -> dict[str, Any]:

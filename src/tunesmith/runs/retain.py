@@ -129,7 +129,7 @@ def make_retention(
         else:
             made.old[member.name] = found
     terms = [member.further() for member in members]
-    scene.objective.further = tuple(term for term in terms if term is not None)
+    objective.further += tuple(term for term in terms if term is not None)
     return made
 
 
