@@ -8,6 +8,7 @@ import pytest
 
 from tunesmith.errors import RecipeError
 from tunesmith.recipes import Recipe, load_recipe
+from tunesmith.recipes.document import override, read_document
 
 pytestmark = pytest.mark.usefixtures("members")
 
@@ -54,6 +55,37 @@ def test_a_deeper_section_that_is_absent_is_made(load: Callable[..., Recipe]) ->
     assert recipe.task.model_dump()["nested"]["threshold"] == 0.25
 
 
+def test_an_item_of_a_list_is_reached_by_its_number(load: Callable[..., Recipe]) -> None:
+    added = "surgery: [{name: drop, layers: [0, 1]}, {name: freeze, names: [a]}]\n"
+    recipe = load("surgery.0.layers=[2]", "surgery.1.names=[b, c]", added=added)
+    assert [item.model_dump() for item in recipe.surgery] == [
+        {"name": "drop", "layers": [2]},
+        {"name": "freeze", "names": ["b", "c"]},
+    ]
+    assert load("surgery.0.layers.1=3", added=added).surgery[0].model_dump()["layers"] == [0, 3]
+    assert load("surgery.1=drop", "surgery.1.layers=[4]", added=added).surgery[1].name == "drop"
+
+
+def test_the_number_behind_the_last_adds_an_item(load: Callable[..., Recipe]) -> None:
+    recipe = load("surgery.0.name=drop", "surgery.0.layers=[1]", "surgery.1.name=freeze",
+                  "surgery.1.names.0=a")  # fmt: skip
+    assert [item.name for item in recipe.surgery] == ["drop", "freeze"]
+
+
+def test_what_is_wrong_in_an_item_is_named_with_its_number(load: Callable[..., Recipe]) -> None:
+    with pytest.raises(RecipeError, match=r"--set surgery.0.layer=1.*no option 'layer' here"):
+        load("surgery.0.layer=1", added="surgery: [{name: drop, layers: [0]}]\n")
+
+
+def test_an_override_leaves_the_document_as_it_is() -> None:
+    document = read_document("surgery: [{name: drop, layers: [0]}]\n", "r.yaml")
+    changed = override(document, "surgery.0.layers=[1]", {"surgery": None})
+    assert document.value == {"surgery": [{"name": "drop", "layers": [0]}]}
+    assert changed.value == {"surgery": [{"name": "drop", "layers": [1]}]}
+    assert changed.place(("surgery", 0, "layers")) == "--set surgery.0.layers=[1]"
+    assert changed.place(("surgery", 0, "name")) == "r.yaml:1"
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -68,6 +100,8 @@ def test_a_deeper_section_that_is_absent_is_made(load: Callable[..., Recipe]) ->
         ("training..seed=3", "written as key=value"),
         ("model.size=3", "model holds 'm', which has no parts"),
         ("data.train.first=x", "data.train holds 'train.jsonl', which has no parts"),
+        ("surgery.1.layers=[0]", "surgery is a list of 0, and has no item '1'"),
+        ("surgery.0.layers=[0]", "surgery.0.name: 'name' is missing"),
     ],
 )
 def test_a_wrong_override_is_named_as_it_was_written(

@@ -35,7 +35,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Change an option of the recipe, the value in YAML; may be given several times.",
+        help="Change an option of the recipe, the value in YAML, such as training.seed=1, or "
+        "surgery.0.layers=[1] for an item of a list; may be given several times.",
         metavar="KEY=VALUE",
     ),
 ]

@@ -208,16 +208,17 @@ def override(document: Document, assignment: str, choices: Mapping[str, str | No
 
     Args:
         document: what to change; it stays as it is.
-        assignment: `a.b=value`, the value in YAML.
-        choices: first keys whose section may be only a name (`technique: lora`), with the name
-            that stands there by default.
+        assignment: `a.b=value`, the value in YAML. In a list a number stands for an item, counted
+            from 0 (`surgery.0.layers=[1]`); the number behind the last adds one.
+        choices: first keys whose section (or the items of whose list) may be only a name
+            (`technique: lora`), with the name that stands there by default.
 
     Raises:
         RecipeError: the assignment has no `=`, no key, or goes into a value that has no parts.
     """
     place = f"--set {assignment}"
     dotted, sign, text = assignment.partition("=")
-    keys = tuple(part.strip() for part in dotted.split("."))
+    keys = [part.strip() for part in dotted.split(".")]
     if not sign or not all(keys):
         raise RecipeError(
             "An override is written as key=value.",
@@ -225,24 +226,55 @@ def override(document: Document, assignment: str, choices: Mapping[str, str | No
             fix="For example --set training.learning_rate=1e-4.",
         )
     value = _override_value(text, place)
-    places = {
-        path: written for path, written in document.places.items() if path[: len(keys)] != keys
-    }
     root = _section(document.value, place)
-    level = root
-    for depth, key in enumerate(keys[:-1]):
-        inside = level.get(key)
-        if depth == 0 and key in choices and (inside is None or isinstance(inside, str)):
-            name = inside or choices[key]
-            inside = {"name": name} if name else None
+    level: Any = root
+    path: Path = ()
+    made: list[Path] = []
+    for depth, word in enumerate(keys[:-1]):
+        key, inside = _inside(level, word, path, place)
+        path = (*path, key)
+        if path[0] in choices and (depth == 0 or (depth == 1 and isinstance(key, int))):
+            inside = _named(inside, choices[str(path[0])] if depth == 0 else None)
         if inside is None:
-            places.setdefault(keys[: depth + 1], place)
-            inside = {}
-        level[key] = _section(inside, place, ".".join(keys[: depth + 1]))
-        level = level[key]
-    level[keys[-1]] = value
-    places[keys] = place
-    return Document(root, places)
+            made.append(path)
+            inside = [] if keys[depth + 1].isdecimal() else {}
+        inside = _parts(inside, place, path)
+        _put(level, key, inside)
+        level = inside
+    key, _ = _inside(level, keys[-1], path, place)
+    path = (*path, key)
+    _put(level, key, value)
+    places = {known: w for known, w in document.places.items() if known[: len(path)] != path}
+    return Document(root, dict.fromkeys(made, place) | places | {path: place})
+
+
+def _inside(level: Any, word: str, path: Path, place: str) -> tuple[str | int, Any]:
+    """Return a key of a section or a number of a list, and what stands there; None if nothing."""
+    if not isinstance(level, list):
+        return word, level.get(word)
+    if not word.isdecimal() or int(word) > len(level):
+        raise RecipeError(
+            f"{'.'.join(map(str, path))} is a list of {len(level)}, and has no item {word!r}.",
+            where=place,
+            fix=f"Give a number from 0 to {max(len(level) - 1, 0)}, or {len(level)} to add one.",
+        )
+    number = int(word)
+    return number, level[number] if number < len(level) else None
+
+
+def _named(inside: Any, default: str | None) -> Any:
+    """Return the section of what may be only a name."""
+    if inside is not None and not isinstance(inside, str):
+        return inside
+    name = inside or default
+    return {"name": name} if name else None
+
+
+def _put(level: Any, key: str | int, value: Any) -> None:
+    if isinstance(level, list) and key == len(level):
+        level.append(value)
+    else:
+        level[key] = value
 
 
 def _override_value(text: str, place: str) -> Any:
@@ -250,6 +282,12 @@ def _override_value(text: str, place: str) -> Any:
         return read_document(text, place).value if text.strip() else None
     except RecipeError as error:
         raise RecipeError(error.what, where=place, fix="Write the value in YAML.") from None
+
+
+def _parts(value: Any, place: str, path: Path) -> dict[str, Any] | list[Any]:
+    if isinstance(value, list):
+        return list(value)
+    return _section(value, place, ".".join(map(str, path)))
 
 
 def _section(value: Any, place: str, dotted: str = "the recipe") -> dict[str, Any]:
