@@ -445,6 +445,10 @@ TABLE: dict[str, Row] = {
     "technique prefix_tuning.length": Row(2, 3, checked, PREFIX, part="trainable_parameters"),
     "technique prefix_tuning.hidden": Row(None, 8, checked, PREFIX, part="trainable_parameters"),
     "technique repurpose.pooling": Row("mean", "cls", result, REPURPOSE),
+    "technique repurpose.head": Row("logistic", "ridge", result, REPURPOSE),
+    "technique repurpose.layer": Row(-1, 0, result, REPURPOSE),
+    "technique repurpose.width": Row(4, 8, checked, REPURPOSE, {"technique.head": "mlp"},
+                                     part="trainable_parameters"),
     "technique repurpose.strength": Row(0.01, 100.0, result, REPURPOSE),
     # operations
     "operation drop.layers": Row([0], [1], record, FULL, part="initial_digest"),

@@ -139,14 +139,14 @@ def reorder_layers(draft: Draft, order: Sequence[int]) -> dict[int, list[str]]:
             names.setdefault(place, []).append(f"{prefix}{place}.{rest}")
         seen.add(old)
     draft.weights = kept
-    _reorder_lists(draft.text_config, len(anatomy.layers), order)
+    reorder_lists(draft.text_config, len(anatomy.layers), order)
     draft.set_option("num_hidden_layers", len(order))
     draft.restudy()
     return names
 
 
-def _reorder_lists(config: Any, depth: int, order: Sequence[int]) -> None:
-    """Lists with an entry for each layer (such as `layer_types`) follow the layers."""
+def reorder_lists(config: Any, depth: int, order: Sequence[int]) -> None:
+    """Let lists with an entry for each of `depth` layers (such as `layer_types`) follow them."""
     for name, value in list(config.to_dict().items()):
         if isinstance(value, list) and len(value) == depth and "layer" in name:
             setattr(config, name, [value[old] for old in order])

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -35,6 +34,7 @@ from tunesmith.models import quantised as quantisation
 from tunesmith.models import soundness
 from tunesmith.models.adapters import changes_anything
 from tunesmith.models.anatomy import study
+from tunesmith.models.feature_files import read_head
 from tunesmith.models.heads import HEADS, FeatureHead, FeatureModel, Head, Pooling
 from tunesmith.models.kinds import ENCODER, check_fit
 from tunesmith.models.model import Model
@@ -135,9 +135,7 @@ def load_result(
     model = load_model(source, head=notes.head, labels=notes.labels, dtype=dtype)
     if notes.saved_as == "features":
         assert isinstance(model.module, FeatureModel)
-        weights = load_file(folder / "2_Dense" / "model.safetensors")
-        linear = {key.removeprefix("linear."): tensor for key, tensor in weights.items()}
-        model.module.head.linear.load_state_dict(linear)
+        model.module.head = read_head(model.module.head, folder)
     return model
 
 

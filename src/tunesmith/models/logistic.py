@@ -79,43 +79,73 @@ def fit_logistic(
     Raises:
         DataError: a class has no training record.
     """
-    absent = sorted(set(range(classes)) - set(train.labels_B.tolist()))
-    if absent:
-        raise DataError(
-            f"{len(absent)} of {classes} classes have no training record.",
-            fix="Add records of every class, or split with `data.stratify: true`.",
-        )
-    mean_D = train.features_BD.mean(0)
-    scale_D = train.features_BD.std(0)
-    scale_D[scale_D == 0] = 1.0
-
-    def standard(samples: Samples) -> Samples:
-        return Samples((samples.features_BD - mean_D) / scale_D, samples.labels_B)
-
-    train = standard(train)
+    check_classes(train, classes)
+    standard = Standard.of(train)
+    train = standard.apply(train)
     if strength is None:
-        strength = _choose(train, None if held_out is None else standard(held_out), classes, seed)
+        apart = None if held_out is None else standard.apply(held_out)
+        strength = _choose(pairs_to_choose_by(train, apart, classes, seed))
     fitted = _regression(strength).fit(train.features_BD, train.labels_B)
     loss = float(log_loss(train.labels_B, fitted.predict_proba(train.features_BD)))
     weight_CD, bias_C = fitted.coef_, fitted.intercept_
     if classes == 2:  # scikit-learn gives one row, the log-odds: halves give the same softmax
         weight_CD = np.concatenate([-weight_CD, weight_CD]) / 2
         bias_C = np.concatenate([-bias_C, bias_C]) / 2
-    weight_CD = weight_CD / scale_D
-    return Fitted(weight_CD, bias_C - weight_CD @ mean_D, strength, loss)
+    return standard.folded(weight_CD, bias_C, strength, loss)
 
 
-def _choose(train: Samples, held_out: Samples | None, classes: int, seed: int) -> float:
-    """Return the strength with the least loss on held-out records; the smaller one on a tie."""
+@dataclass(frozen=True)
+class Standard:
+    """The mean and the deviation of each feature, so that one penalty suits all models."""
+
+    mean_D: Floats
+    scale_D: Floats
+
+    @classmethod
+    def of(cls, samples: Samples) -> Standard:
+        """Take them from training records; a feature that is always the same keeps its size."""
+        scale_D = samples.features_BD.std(0)
+        scale_D[scale_D == 0] = 1.0
+        return cls(samples.features_BD.mean(0), scale_D)
+
+    def apply(self, samples: Samples) -> Samples:
+        """Return the records with standardised features."""
+        return Samples((samples.features_BD - self.mean_D) / self.scale_D, samples.labels_B)
+
+    def folded(self, weight_CD: Floats, bias_C: Floats, strength: float, loss: float) -> Fitted:
+        """Return a map of standardised features as one of the features as they are."""
+        weight_CD = weight_CD / self.scale_D
+        return Fitted(weight_CD, bias_C - weight_CD @ self.mean_D, strength, loss)
+
+
+def check_classes(train: Samples, classes: int) -> None:
+    """Raise DataError where a class has no training record."""
+    absent = sorted(set(range(classes)) - set(train.labels_B.tolist()))
+    if absent:
+        raise DataError(
+            f"{len(absent)} of {classes} classes have no training record.",
+            fix="Add records of every class, or split with `data.stratify: true`.",
+        )
+
+
+def pairs_to_choose_by(
+    train: Samples, held_out: Samples | None, classes: int, seed: int
+) -> list[tuple[Samples, Samples]]:
+    """Return records to fit on and to judge by; none where nothing can be held out."""
     if held_out is not None:
-        pairs = [(train, held_out)]
-    else:
-        rarest = int(np.bincount(train.labels_B, minlength=classes).min())
-        if rarest < 2:
-            return 1.0  # nothing can be held out without losing a class
-        folds = StratifiedKFold(min(_FOLDS, rarest), shuffle=True, random_state=seed)
-        splits = folds.split(train.features_BD, train.labels_B)
-        pairs = [(train.take(kept), train.take(out)) for kept, out in splits]
+        return [(train, held_out)]
+    rarest = int(np.bincount(train.labels_B, minlength=classes).min())
+    if rarest < 2:
+        return []  # a class would be lost
+    folds = StratifiedKFold(min(_FOLDS, rarest), shuffle=True, random_state=seed)
+    splits = folds.split(train.features_BD, train.labels_B)
+    return [(train.take(kept), train.take(out)) for kept, out in splits]
+
+
+def _choose(pairs: list[tuple[Samples, Samples]]) -> float:
+    """Return the strength with the least loss on held-out records; the smaller one on a tie."""
+    if not pairs:
+        return 1.0
     losses = np.sum([_held_out_losses(kept, out) for kept, out in pairs], axis=0)
     return STRENGTHS[int(np.argmin(losses))]
 

@@ -2,7 +2,7 @@
 
     full weights       config.json, model.safetensors, tokenizer       transformers
     adapter            adapter_config.json, adapter_model.safetensors  PEFT
-    features + linear  modules.json, 1_Pooling, 2_Dense                sentence-transformers
+    features + maps    modules.json, 1_Pooling, 2_Dense …              sentence-transformers
     vectors            weights or adapter; modules.json, 1_Pooling     sentence-transformers
 
 Each folder also holds the tokenizer with the chat template that trained, the generation
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tunesmith.errors import RunError
 from tunesmith.models.altered import surgery_of
 from tunesmith.models.atomic import written_aside
+from tunesmith.models.feature_files import dense_folders, write_maps
 from tunesmith.models.heads import HEADS, FeatureModel, Pooling, own_outputs, pooled
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Base, Notes, write_notes
@@ -88,7 +88,7 @@ def save_adapter(model: Model, folder: Path) -> None:
 
 
 def save_features(model: Model, folder: Path) -> None:
-    """Write body, pooling and linear map in the layout of sentence-transformers.
+    """Write body, pooling and the maps of the head in the layout of sentence-transformers.
 
     `SentenceTransformer(folder).encode(texts)` then gives the logits of the classes.
 
@@ -101,7 +101,8 @@ def save_features(model: Model, folder: Path) -> None:
     body: Any = module.body
     with written_aside(folder) as aside, quiet(), _with_cache(body):
         body.save_pretrained(aside)
-        _write_layout(model, module.head.pooling, aside, module.head.linear)
+        _write_layout(model, module.head.pooling, aside, dense_folders(module.head))
+        write_maps(module.head, aside)
         _save_beside(model, aside, "features")
 
 
@@ -271,15 +272,12 @@ def _check_finite(model: Model) -> None:
             )
 
 
-def _write_layout(
-    model: Model, pooling: Pooling, folder: Path, linear: nn.Linear | None = None
-) -> None:
+def _write_layout(model: Model, pooling: Pooling, folder: Path, dense: Sequence[str] = ()) -> None:
     """The files that sentence-transformers adds, in the form that all its versions read."""
     size = model.anatomy.hidden_size
     length = min(model.anatomy.context_length, model.tokenizer.model_max_length)
     parts = [("", "Transformer"), ("1_Pooling", "Pooling")]
-    if linear is not None:
-        parts.append(("2_Dense", "Dense"))
+    parts += [(name, "Dense") for name in dense]
     _json(
         folder / "modules.json",
         [
@@ -294,19 +292,6 @@ def _write_layout(
         {"word_embedding_dimension": size}
         | {f"pooling_mode_{mode}": key == pooling for key, mode in modes.items()},
     )
-    if linear is None:
-        return
-    _json(
-        folder / "2_Dense" / "config.json",
-        {
-            "in_features": linear.in_features,
-            "out_features": linear.out_features,
-            "bias": True,
-            "activation_function": "torch.nn.modules.linear.Identity",
-        },
-    )
-    weights = {f"linear.{k}": v.detach().cpu() for k, v in linear.state_dict().items()}
-    save_file(weights, folder / "2_Dense" / "model.safetensors")
 
 
 def _json(file: Path, content: Any) -> None:

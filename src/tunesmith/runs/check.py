@@ -33,7 +33,6 @@ from tunesmith.runs.prepare import Prepared, cut_records, prepare, primary_metri
 from tunesmith.runs.summary import class_counts, parameter_counts, predicted_memory
 from tunesmith.runs.vectors import ENCODER
 from tunesmith.tasks.base import owners
-from tunesmith.techniques.base import Fits
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ def _result(prepared: Prepared, show: int) -> CheckResult:
         **_repeats(prepared, duplicates),
         parameters=counts["parameters"],
         trainable_parameters=counts["trainable"],
-        steps=1 if isinstance(prepared.technique, Fits) else len(prepared.plan()),
+        steps=1 if prepared.technique.solver else len(prepared.plan()),
         memory_bytes=predicted_memory(prepared),
         seconds=estimated_seconds(prepared),
         metric=metric,
@@ -253,7 +252,7 @@ def estimated_seconds(prepared: Prepared) -> float | None:
     Frozen layers that are computed once count once for each record. The gradients are thrown away:
     nothing is learnt.
     """
-    if isinstance(prepared.technique, Fits):
+    if prepared.technique.solver:
         return None
     plan, engine = prepared.plan(), prepared.engine
     step = plan[0]

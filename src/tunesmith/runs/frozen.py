@@ -38,7 +38,6 @@ from tunesmith.models.cache_space import budget_bytes, make_room, shelf, size_in
 from tunesmith.objectives.base import Pooled
 from tunesmith.runs.frozen_name import depends_on, name_of, text_ids
 from tunesmith.runs.prepare import Prepared
-from tunesmith.techniques.base import Fits
 
 _SAMPLE_TOKENS = 512
 _SAMPLE_BYTES = 4 * 2**20
@@ -247,7 +246,7 @@ def _learnt(prepared: Prepared) -> Sequence[Encoded]:
     """The training examples that will be seen: of a short run not all."""
     plan = prepared.plan()
     examples = plan.examples
-    if isinstance(prepared.technique, Fits) or len(plan) >= plan.steps_per_epoch:
+    if prepared.technique.solver or len(plan) >= plan.steps_per_epoch:
         return examples
     return [examples[i] for step in range(len(plan)) for i in plan.indices(step)]
 

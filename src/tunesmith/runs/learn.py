@@ -48,8 +48,9 @@ def learn(folder: RunFolder, prepared: Prepared, console: Console) -> Learnt:
         RunError: a guard stopped it.
         Interrupted: the user asked to stop; a checkpoint was written.
     """
-    if isinstance(prepared.technique, Fits):
-        progress = _fit(prepared.technique, folder, prepared, console)
+    solver = prepared.technique.solver
+    if solver is not None:
+        progress = _fit(solver, folder, prepared, console)
         return Learnt(progress, peak_bytes())
     meter = meter_of(prepared.engine, folder.read_json(folder.record))
     progress = _train(folder, prepared, console, meter)
@@ -135,7 +136,7 @@ def validation_figures(
     return figures(scores, {n: m for n, m in metrics.items() if not m.generated})
 
 
-def _fit(technique: Fits, folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
+def _fit(solver: Fits, folder: RunFolder, prepared: Prepared, console: Console) -> Progress:
     """Compute the features once, and let the technique's solver fit its head on them."""
     progress = Progress(initial_digest=prepared.engine.digest())
     began = time.perf_counter()
@@ -143,7 +144,7 @@ def _fit(technique: Fits, folder: RunFolder, prepared: Prepared, console: Consol
     train = features(prepared, prepared.train, console)
     held_out = features(prepared, part, console) if part else None
     seed = prepared.recipe.training.seed
-    found = technique.fit(prepared.model, *train, held_out, seed=seed)
+    found = solver.fit(prepared.model, *train, held_out, seed=seed)
     progress.step, progress.tokens = 1, prepared.train.tokens
     progress.examples = len(prepared.train.examples)
     progress.seconds = prepared.frozen_seconds + time.perf_counter() - began

@@ -24,7 +24,6 @@ from tunesmith.recipes.load import load_recipe
 from tunesmith.registry import TECHNIQUES
 from tunesmith.runs.check import estimated_seconds
 from tunesmith.runs.prepare import Prepared, prepare
-from tunesmith.techniques.base import Fits
 from tunesmith.training.memory import (
     Memory,
     MemoryEstimate,
@@ -187,7 +186,7 @@ def plan_technique(prepared: Prepared) -> TechniquePlan:
     ]
     engine.checkpoints.choose(chosen)
     seconds = estimated_seconds(prepared) if prepared.memory.total <= free else None
-    if isinstance(prepared.technique, Fits):  # it reads the records once, in evaluation
+    if prepared.technique.solver:  # it reads the records once, in evaluation
         devices = [replace(found, largest=None, largest_twice=None) for found in devices]
     return TechniquePlan(
         technique=prepared.technique.name,

@@ -20,7 +20,6 @@ from tunesmith.runs.memory_budget import record_of
 from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.roofline import roof_of
 from tunesmith.runs.teacher import fingerprint
-from tunesmith.techniques.base import Fits
 
 
 def write_record(folder: RunFolder, prepared: Prepared, frozen: Frozen | None) -> None:
@@ -43,9 +42,7 @@ def write_record(folder: RunFolder, prepared: Prepared, frozen: Frozen | None) -
             "checkpointing": record_of(prepared.engine, prepared.memory),
             "frozen": None if frozen is None else asdict(frozen),
             "initial_digest": prepared.engine.digest(),
-            "roof": None
-            if isinstance(prepared.technique, Fits)
-            else asdict(roof_of(prepared.engine)),
+            "roof": None if prepared.technique.solver else asdict(roof_of(prepared.engine)),
             "hardware": hardware(),
             "versions": versions(),
         },

@@ -27,7 +27,7 @@ from tunesmith.retain.base import OldTexts, Retainer, Scene
 from tunesmith.retain.replay import Replay
 from tunesmith.runs.old_texts import digest_of, old_texts
 from tunesmith.tasks.base import Task
-from tunesmith.techniques.base import Fits, Technique
+from tunesmith.techniques.base import Technique
 
 if TYPE_CHECKING:
     from tunesmith.runs.folder import RunFolder
@@ -137,7 +137,7 @@ def _check_names(names: Sequence[str], technique: Technique) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise RecipeError(f"The retainer {twice[0]!r} is listed twice.", where="retain")
-    if names and isinstance(technique, Fits):
+    if names and technique.solver:
         raise RecipeError(
             f"With the technique {technique.name!r} the model itself stays as it is, so nothing is"
             " forgotten that could be retained.",

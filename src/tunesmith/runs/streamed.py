@@ -28,7 +28,7 @@ from tunesmith.quality.targets import trained_tokens
 from tunesmith.recipes.schema import Recipe
 from tunesmith.runs.encoding import encode_some
 from tunesmith.tasks.base import Task
-from tunesmith.techniques.base import Fits, Technique
+from tunesmith.techniques.base import Technique
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def stream_of(
     """
     if not recipe.data.streaming:
         return None
-    if isinstance(technique, Fits):
+    if technique.solver:
         raise RecipeError(
             f"The technique {technique.name!r} solves for all records at once, and a stream does"
             " not give them at once.",

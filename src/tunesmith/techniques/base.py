@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -85,6 +85,11 @@ class Technique(ABC):
     def head(self, needed: str) -> str:
         """Return the head to load the model with, given the one that the task needs."""
         return needed
+
+    @property
+    def solver(self) -> Fits | None:
+        """What solves for the head at once; None where it learns by gradient steps."""
+        return None
 
     @abstractmethod
     def prepare(self, model: Model) -> None:
@@ -173,9 +178,8 @@ class PeftTechnique(Technique):
         save_adapter(model, folder)
 
 
-@runtime_checkable
 class Fits(Protocol):
-    """What a technique has that solves for its head at once, instead of by gradient steps."""
+    """What solves for a technique's head at once, instead of by gradient steps."""
 
     def fit(
         self,

@@ -1,10 +1,15 @@
-"""A frozen encoder serves a new purpose: only a linear map of its features is fitted.
+"""A frozen model serves a new purpose: only a small head on its features is fitted.
 
-    text ──frozen body──> pooled features ──logistic regression──> logits of the classes
+    text ──frozen body, up to a layer──> pooled features ──head──> logits of the classes
 
-Fitting is convex, so there is one best answer, found in seconds without steps or learning rate.
-The strength of the penalty is chosen on validation records, or by cross-validation. The result
-is saved as sentence-transformers loads it: its embedding *is* the logits.
+    logistic   a linear map by logistic regression: convex, one best answer, no learning rate
+    ridge      a linear map by ridge regression: closed form, the fastest
+    linear     a linear map by gradient steps, under the recipe's objective and learning rate
+    mlp        a network of one hidden layer, likewise
+
+The features are computed once, whatever the head. The strength of the penalty of the first two is
+chosen on validation records, or by cross-validation. The result is saved as sentence-transformers
+loads it: its embedding *is* the logits.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tunesmith.registry import TECHNIQUES
 from tunesmith.techniques.base import Technique
@@ -22,16 +27,29 @@ if TYPE_CHECKING:
 
     from tunesmith.models.model import Model
 
+_BY_STEPS = ("linear", "mlp")
+_WIDTH = 256
+
 
 @TECHNIQUES.register("repurpose")
 class Repurpose(Technique):
-    """A linear map of frozen features, fitted as a convex problem."""
+    """A small head on frozen features: solved at once, or learnt by steps."""
 
     class Options(BaseModel):
-        """What is pooled, and how strongly the fit is held back."""
+        """What is pooled, what is put on it, and how strongly the fit is held back."""
 
         model_config = ConfigDict(extra="forbid")
 
+        head: Literal["logistic", "ridge", "linear", "mlp"] = Field(
+            default="logistic",
+            description="logistic (convex) and ridge (closed form) are solved at once; linear and "
+            "mlp learn by steps, as `training` says",
+        )
+        layer: int = Field(
+            default=-1,
+            description="layer whose output the features are, numbered from 0 at the bottom, or "
+            "from -1 at the top; those above it are left out",
+        )
         pooling: Literal["auto", "mean", "cls", "last"] = Field(
             default="auto",
             description="what stands for a text: the mean over its tokens, its first, or its last; "
@@ -39,9 +57,26 @@ class Repurpose(Technique):
         )
         strength: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
             default="auto",
-            description="inverse of the L2 penalty on standardised features (scikit-learn's C); "
-            "`auto` chooses it on validation records",
+            description="inverse of the L2 penalty on standardised features (scikit-learn's C, or "
+            "1 / alpha of ridge); `auto` chooses it on validation records",
         )
+        width: int = Field(default=_WIDTH, ge=1, description="hidden units of an mlp")
+
+        @model_validator(mode="after")
+        def _of_this_head(self) -> Repurpose.Options:
+            if self.strength != "auto" and self.head in _BY_STEPS:
+                raise ValueError(
+                    f"strength is of the heads that are solved, and {self.head} learns by steps;"
+                    " training.weight_decay holds it back"
+                )
+            if self.width != _WIDTH and self.head != "mlp":
+                raise ValueError(f"width is of the head mlp, and {self.head} has no hidden units")
+            return self
+
+    @property
+    def solver(self) -> Repurpose | None:
+        """Itself, where the head is solved at once."""
+        return None if self.options.head in _BY_STEPS else self
 
     @classmethod
     def refuses(cls, head: str, kind: str) -> str | None:
@@ -64,14 +99,26 @@ class Repurpose(Technique):
         return "features"
 
     def prepare(self, model: Model) -> None:
-        """Freeze the body, and set how a text becomes one vector."""
+        """Freeze the body up to the layer, and put the head on what is pooled there.
+
+        Raises:
+            RecipeError: there is no such layer.
+        """
+        from tunesmith.models.feature_files import wider
         from tunesmith.models.learning import freeze, learn
+        from tunesmith.models.lower_layers import keep_lower
+        from tunesmith.models.surgery.base import layer_numbers
 
         module: Any = model.module
-        freeze(module)
-        learn(module.head)
+        depth = len(model.anatomy.layers)
+        (top,) = layer_numbers([self.options.layer], depth, "technique.layer")
+        keep_lower(model, top + 1)
         if self.options.pooling != "auto":
             module.head.pooling = self.options.pooling
+        if self.options.head == "mlp":
+            module.head = wider(module.head, self.options.width)
+        freeze(module)
+        learn(module.head)
 
     def fit(
         self,
@@ -82,7 +129,7 @@ class Repurpose(Technique):
         *,
         seed: int = 0,
     ) -> dict[str, float]:
-        """Fit the linear map, in place.
+        """Fit the linear map at once, in place; of the heads `logistic` and `ridge`.
 
         The features are standardised for the fit and the scales folded into the map afterwards,
         so that one penalty suits all models. The penalty is chosen by the log-likelihood of the
@@ -103,10 +150,12 @@ class Repurpose(Technique):
         import torch
 
         from tunesmith.models.logistic import Samples, fit_logistic
+        from tunesmith.models.ridge import fit_ridge
 
         module: Any = model.module
         linear: torch.nn.Linear = module.head.linear
-        fitted = fit_logistic(
+        solve = fit_ridge if self.options.head == "ridge" else fit_logistic
+        fitted = solve(
             Samples.of(features_BD, labels_B),
             classes=linear.out_features,
             held_out=None if validation is None else Samples.of(*validation),
@@ -119,7 +168,7 @@ class Repurpose(Technique):
         return {"strength": fitted.strength, "loss": fitted.loss}
 
     def save(self, model: Model, folder: Path) -> None:
-        """Write body, pooling and linear map, as sentence-transformers reads them."""
+        """Write body, pooling and head, as sentence-transformers reads them."""
         from tunesmith.models.saving import save_features
 
         save_features(model, folder)
