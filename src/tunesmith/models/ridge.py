@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
@@ -122,7 +123,7 @@ def _choose(solved: list[tuple[_Solved, Samples]], classes: int) -> float:
     return STRENGTHS[int(np.argmin(errors))]
 
 
-def _scale(outputs_BC: Floats, labels_B: Floats) -> float:
+def _scale(outputs_BC: Floats, labels_B: NDArray[np.int64]) -> float:
     """Return the scale under which these records are likeliest."""
     found = minimize_scalar(
         lambda log: _loss(np.exp(log) * outputs_BC, labels_B), bounds=_SCALES, method="bounded"
@@ -130,7 +131,7 @@ def _scale(outputs_BC: Floats, labels_B: Floats) -> float:
     return float(np.exp(found.x))
 
 
-def _loss(logits_BC: Floats, labels_B: Floats) -> float:
+def _loss(logits_BC: Floats, labels_B: NDArray[np.int64]) -> float:
     """The mean negative log-likelihood, in nats."""
     rows = np.arange(len(labels_B))
     return float(-log_softmax(logits_BC, axis=-1)[rows, labels_B].mean())
