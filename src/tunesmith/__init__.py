@@ -17,6 +17,7 @@ from tunesmith import errors
 if TYPE_CHECKING:
     from tunesmith.api import (
         check,
+        clean,
         evaluate,
         inspect,
         load,
@@ -34,6 +35,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "check",
+    "clean",
     "errors",
     "evaluate",
     "inspect",

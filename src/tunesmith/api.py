@@ -26,6 +26,7 @@ from tunesmith.objectives.base import Objective
 from tunesmith.recipes.load import parse_recipe
 from tunesmith.registry import OBJECTIVES
 from tunesmith.runs.check import CheckResult, check
+from tunesmith.runs.clean import CleanResult, clean
 from tunesmith.runs.evaluate import Evaluation, evaluate
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.inspect import Inspection, inspect
@@ -38,12 +39,14 @@ from tunesmith.tasks.base import Task
 
 __all__ = [
     "CheckResult",
+    "CleanResult",
     "Evaluation",
     "HardwareMeasured",
     "Inspection",
     "Run",
     "TrainingPlan",
     "check",
+    "clean",
     "evaluate",
     "inspect",
     "load",

@@ -137,6 +137,10 @@ class FakeApi(ModuleType):
         self._called("check", recipe, options)
         return CHECKED
 
+    def clean(self, source: Any, out: Any, **options: Any) -> Any:
+        self._called("clean", source, {"out": out, **options})
+        return CLEANED
+
     def plan_training(self, recipe: Any, **options: Any) -> Any:
         self._called("plan_training", recipe, options)
         return PLANNED
@@ -227,6 +231,15 @@ CHECKED = SimpleNamespace(
             ],
         )
     ],
+)
+
+CLEANED = SimpleNamespace(
+    files=[SimpleNamespace(source="a.jsonl", written="b.jsonl", records=90, dropped=3, changed=2)],
+    log="b.log.jsonl",
+    format="alpaca",
+    dropped={"near_duplicate": 3},
+    changed={"personal": 2},
+    remarks=["4 labels may be wrong as well, but less surely (--sure)."],
 )
 
 MEASURED = SimpleNamespace(

@@ -189,6 +189,22 @@ def test_check_shows_what_will_happen_and_the_records(api, command) -> None:
     assert "1 test record stands in train." in said.err
 
 
+def test_clean_says_what_it_did_and_where_it_says_why(api, command) -> None:
+    said = command("clean", "a.jsonl", "--out", "b.jsonl", "--drop", "near_duplicate")
+    assert said.code == 0
+    ((name, source, options),) = api.calls
+    assert (name, source, str(options["out"])) == ("clean", "a.jsonl", "b.jsonl")
+    assert (options["drop"], options["change"], options["sure"]) == (["near_duplicate"], (), 0.9)
+    assert "b.jsonl: 87 of 90 records of a.jsonl (alpaca), 2 of them changed." in said.out
+    assert "dropped 3: near duplicate" in said.out
+    assert "4 labels may be wrong as well" in said.out
+    assert "b.log.jsonl" in said.out
+
+
+def test_clean_needs_a_place_to_write_to(api, command) -> None:
+    assert command("clean", "a.jsonl").code == 2
+
+
 def test_plan_puts_techniques_side_by_side_and_says_which_cannot(api, command) -> None:
     said = command("plan", "r.yaml", "--technique", "repurpose", "--set", "a=1")
     assert said.code == 0
@@ -238,6 +254,7 @@ def test_version_is_printed(command) -> None:
     [
         "init",
         "check",
+        "clean",
         "plan",
         "train",
         "evaluate",

@@ -31,6 +31,7 @@ COMMANDS = {
     "init": ("init", "new"),
     "models list": ("models",),
     "check": ("check", "r.yaml", "--show", "1"),
+    "clean": ("clean", "a.jsonl", "--out", "b.jsonl"),
     "plan": ("plan", "r.yaml"),
     "train": ("train", "r.yaml"),
     "evaluate": ("evaluate", "demo-1"),

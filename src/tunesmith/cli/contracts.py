@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tunesmith.cli.contracts_quality import DeepDetails
+from tunesmith.cli.contracts_quality import CleanedFileDetails, DeepDetails
 
 SCHEMA_VERSION = 1
 
@@ -248,6 +248,17 @@ class CheckDocument(Document):
         default=None, description="what --deep found in the records; null without it"
     )
     page: str | None = Field(default=None, description="where --html wrote the page")
+
+
+class CleanDocument(Document):
+    """`tunesmith clean --json`: what was written anew."""
+
+    files: list[CleanedFileDetails] = Field(description="each file")
+    log: str = Field(description="where it says what was done and why")
+    format: str = Field(description="the record format that was recognised")
+    dropped: dict[str, int] = Field(description="records that were left out, by kind of finding")
+    changed: dict[str, int] = Field(description="records that were changed, likewise")
+    remarks: list[str] = Field(description="what was not looked for, or not acted upon")
 
 
 class DevicePlanDetails(BaseModel):
@@ -626,6 +637,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "models where": PlaceDocument,
     "inspect": InspectDocument,
     "check": CheckDocument,
+    "clean": CleanDocument,
     "plan": PlanDocument,
     "train": TrainDocument,
     "evaluate": EvaluateDocument,

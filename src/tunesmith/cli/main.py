@@ -22,6 +22,7 @@ from tunesmith.cli import (
     bench,
     chat,
     check,
+    clean,
     evaluate,
     failure,
     init,
@@ -84,6 +85,7 @@ app.command(name="init")(init.init)
 app.add_typer(models.app, name="models")
 app.command(name="inspect")(inspect_command.inspect)
 app.command(name="check")(check.check)
+app.command(name="clean")(clean.clean)
 app.command(name="plan")(plan.plan)
 app.command(name="train")(train.train)
 app.command(name="evaluate")(evaluate.evaluate)
