@@ -524,15 +524,15 @@ def folder(_no_report: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("options")
     for name, rows in FILES.items():
         (folder / name).write_text(lines(rows))
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
     for seed in (5, 6):  # teachers
         tiny_model_folder(folder, "llama", seed=seed)
         recipe = CLASS | {"model": str(tiny_model_folder(folder, "bert", seed=seed)),
                           "data": {"train": str(folder / "class.jsonl")}}  # fmt: skip
         api.train(recipe, runs_dir=folder / "runs", name=str(seed), console=SILENT)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
 def _no_report() -> Iterator[None]:
     """A report and reading the result back take longer than all else; no option speaks of them."""
     with pytest.MonkeyPatch.context() as patch:
