@@ -22,6 +22,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -115,7 +116,7 @@ def tiny_tokenizer(encoder: bool = False) -> PreTrainedTokenizerFast:
             pair="<cls> $A <sep> $B:1 <sep>:1",
             special_tokens=[(token, vocabulary[token]) for token in ("<cls>", "<sep>")],
         )
-        names |= {"cls_token": "<cls>", "sep_token": "<sep>"}
+        names |= {"cls_token": "<cls>", "sep_token": "<sep>", "mask_token": "<|im_start|>"}
     else:
         names |= {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **names)
@@ -213,6 +214,7 @@ def tiny_module(
         "causal_lm": AutoModelForCausalLM,
         "seq2seq_lm": AutoModelForSeq2SeqLM,
         "classification": AutoModelForSequenceClassification,
+        "masked_lm": AutoModelForMaskedLM,
         "multi_label": AutoModelForSequenceClassification,
         "regression": AutoModelForSequenceClassification,
         "tagging": AutoModelForTokenClassification,
@@ -271,11 +273,14 @@ def tiny_bert(labels: Sequence[str] = ("no", "yes"), **options: Any) -> Model:
 def tiny_model_folder(tmp_path: Path, family: str = "llama", seed: int = 0, **options: Any) -> Path:
     """Save a tiny pre-trained model, with its tokenizer, and return its folder.
 
-    Models that write are saved with their vocabulary layer, encoders as the bare body.
+    Models that write are saved with their vocabulary layer, encoders as the bare body;
+    `masked-bert` and its like with the layer that fills in words.
     """
     folder = tmp_path / f"tiny-{family}-{seed}"
+    is_masked, family = family.startswith("masked-"), family.removeprefix("masked-")
     heads = dict.fromkeys(ENCODERS, "features") | dict.fromkeys(ENCODER_DECODERS, "seq2seq_lm")
-    module: Any = tiny_module(family, heads.get(family, "causal_lm"), seed=seed, **options)
+    head = "masked_lm" if is_masked else heads.get(family, "causal_lm")
+    module: Any = tiny_module(family, head, seed=seed, **options)
     module = module.body if isinstance(module, FeatureModel) else module
     module.config.use_cache = True
     with quiet():

@@ -59,6 +59,7 @@ ROWS = {
     "tagging": TAGGED,
     "extraction": ASKED,
     "embedding": RELATED,
+    "masked_language_modeling": TEXTS,
     "multi_label": SEVERAL,
     "regression": NUMBERS,
     "reranking": RANKED,
@@ -74,6 +75,7 @@ QUESTION, WHOM = "Say horse lamp", "Whom?"
 TAGS = ("O", "B-THING", "I-THING")
 ENDINGS = {
     "classification": "ForSequenceClassification",
+    "masked_language_modeling": "ForMaskedLM",
     "multi_label": "ForSequenceClassification",
     "regression": "ForSequenceClassification",
     "reranking": "ForSequenceClassification",
@@ -102,8 +104,13 @@ REFUSED = (
     }
     | {
         ("repurpose", task, "bert"): f"'repurpose' does not suit the task '{task}'"
-        for task in ("multi_label", "regression", "reranking")
+        for task in ("masked_language_modeling", "multi_label", "regression", "reranking")
     }
+    | {
+        (technique, "masked_language_modeling", "bert"): "virtual tokens need a model of PEFT's"
+        for technique in ("prompt_tuning", "p_tuning", "prefix_tuning")
+    }
+    | {("full", "masked_language_modeling", "llama"): "is a decoder (llama)"}
 )
 SAMPLED = {  # adapters that share the path of lora: every family of them is tested apart
     "vera": {("instruct", "llama")},
@@ -113,7 +120,8 @@ SAMPLED = {  # adapters that share the path of lora: every family of them is tes
     "p_tuning": {("language_modeling", "gpt2")},
     "prefix_tuning": {("instruct", "gpt2"), ("classification", "bert")},
 }
-SAMPLED_TASKS = {  # tasks that share the path of classification: every head is tested apart
+SAMPLED_TASKS = {  # tasks that share the path of another: every head is tested apart
+    "masked_language_modeling": {("full", "bert"), ("layers", "bert"), ("lora", "bert")},
     "multi_label": {("full", "bert"), ("lora", "llama")},
     "regression": {("lora", "bert"), ("full", "gpt2")},
     "reranking": {("full", "bert"), ("layers", "llama")},
@@ -162,13 +170,20 @@ def train(here: Path, command: Callable, tiny: Callable[[str], Path], monkeypatc
     monkeypatch.setattr("tunesmith.runs.train.write_report", lambda path: None)
 
     def run(technique: str, task: str, family: str, *changes: str, name: str = "cell") -> Finished:
-        lay_out(here, technique, task, tiny(family))
+        lay_out(here, technique, task, tiny(based_on(task, family)))
         options = [word for change in changes for word in ("--set", change)]
         said = command("train", "recipe.yaml", "--name", name, "--json", *options)
         assert said.code == 0, said.err
-        return Finished(technique, task, family, tiny(family), here / "runs" / name, said.out)
+        base = tiny(based_on(task, family))
+        return Finished(technique, task, family, base, here / "runs" / name, said.out)
 
     return run
+
+
+def based_on(task: str, family: str) -> str:
+    """Return which tiny model a cell begins with: to fill in words it must have learnt that."""
+    fills_in = task == "masked_language_modeling" and family in ENCODERS
+    return f"masked-{family}" if fills_in else family
 
 
 def test_every_technique_and_task_has_its_row() -> None:
@@ -201,7 +216,7 @@ def check(cell: Finished, command: Callable[..., Said]) -> None:
     assert EXPECTED[cell.technique](cell)
 
     model, tokenizer = read(cell)
-    if task in SAMPLED_TASKS:
+    if cell.task in SAMPLED_TASKS:
         assert says_of_texts_what_others_read(cell, model, tokenizer, command)
         return
     [tested, *_] = parquet.read_table(cell.run / "evaluation/predictions.parquet").to_pylist()
@@ -314,7 +329,7 @@ def read(cell: Finished) -> tuple[Any, Any]:
     if cell.technique in ADAPTERS:
         counts = {"classification": 2, "tagging": len(TAGS), "multi_label": 3, "regression": 1}
         options = {"num_labels": counts[cell.task]} if cell.task in counts else {}
-        reader = getattr(peft, f"AutoPeftModel{ending}")
+        reader = getattr(peft, f"AutoPeftModel{ending}", peft.AutoPeftModel)
         return reader.from_pretrained(cell.model, **options).eval(), tokenizer
     return getattr(transformers, f"AutoModel{ending}").from_pretrained(cell.model).eval(), tokenizer
 
@@ -331,6 +346,8 @@ def says_of_texts_what_others_read(
     cell: Finished, model: Any, tokenizer: Any, command: Callable
 ) -> bool:
     """Compare the classes, the number or the ranking that is predicted with the reader's logits."""
+    if cell.task == "masked_language_modeling":
+        return fills_in_as_others_do(model, tokenizer, command)
     documents = ["near the river", "no one knows"]
     given = {"query": QUESTION, "documents": documents} if cell.task == "reranking" else QUESTION
     Path("asked.jsonl").write_text(json.dumps(given) + "\n")
@@ -342,11 +359,23 @@ def says_of_texts_what_others_read(
     if cell.task == "multi_label":
         shares = logits(cell, model, tokenizer, QUESTION).sigmoid().tolist()
         return list(found.probabilities.values()) == pytest.approx(shares, abs=1e-4)
-    pairs = [(QUESTION, d) if cell.family == "bert" else (f"{QUESTION}\n{d}",) for d in documents]
+    pairs = [(QUESTION, d) if cell.family in ENCODERS else (f"{QUESTION}\n{d}",) for d in documents]
     shares = [float(logits(cell, model, tokenizer, *pair).sigmoid()) for pair in pairs]
     return [ranked.relevance for ranked in found.ranking] == pytest.approx(
         sorted(shares, reverse=True), abs=1e-4
     )
+
+
+@torch.no_grad()
+def fills_in_as_others_do(model: Any, tokenizer: Any, command: Callable) -> bool:
+    """Compare the likeliest word for a gap with that of the reader."""
+    asked = f"Say {tokenizer.mask_token} lamp"
+    said = command("predict", "cell", asked, "--json")
+    [found] = PredictDocument.model_validate(said.document).predictions
+    given = tokenizer(asked, return_tensors="pt", return_token_type_ids=False)
+    place = given["input_ids"][0].tolist().index(tokenizer.mask_token_id)
+    shares = model(**given).logits[0, place].softmax(-1)
+    return max(found.probabilities.values()) == pytest.approx(float(shares.max()), abs=1e-4)
 
 
 @torch.no_grad()

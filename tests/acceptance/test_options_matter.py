@@ -94,6 +94,11 @@ LM = INSTRUCT | {
     "task": {"name": "language_modeling", "max_new_tokens": 3},
     "data": {"train": "texts.jsonl"},
 }
+FILL = LM | {
+    "model": "masked-bert",
+    "task": {"name": "masked_language_modeling"},
+    "technique": "full",
+}
 CLASS = INSTRUCT | {
     "model": "bert",
     "task": {"name": "classification"},
@@ -371,6 +376,10 @@ TABLE: dict[str, Row] = {
     "task language_modeling.max_new_tokens": Row(1, 3, answer, LM),
     **{f"task {recipe['task']['name']}.{name}": replace(row, recipe=recipe)
        for recipe in (PAIRS, SEVERAL_CLASSES, NUMBER, RANK) for name, row in READ.items()},
+    "task masked_language_modeling.max_length": Row(None, 12, checked, FILL, part="train"),
+    "task masked_language_modeling.share": Row(0.15, 0.5, checked, FILL, part="train"),
+    "task masked_language_modeling.masked": Row(0.8, 0.2, result, FILL),
+    "task masked_language_modeling.random": Row(0.0, 0.2, result, FILL),
     "task multi_label.labels": Row(None, ["late", "early", "good", "bad"], record, SEVERAL_CLASSES,
                                    part="task"),
     "task multi_label.threshold": Row(0.01, 0.99, metrics, SEVERAL_CLASSES, part="metrics"),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.acceptance.outcomes import KEPT, Outcome, Outcomes
-from tests.acceptance.test_matrix import Finished, check, lay_out
+from tests.acceptance.test_matrix import Finished, based_on, check, lay_out
 from tests.tiny import DECODERS, ENCODERS, MIXTURES, tiny_model_folder
 
 from tunesmith.errors import TunesmithError
@@ -75,7 +75,8 @@ def test_a_cell_trains_or_is_refused_with_a_reason(
     began = time.monotonic()
     came = ("failed", "")
     try:
-        came = run(here, command, models(family), technique, task, family)
+        model = models(based_on(task, family))
+        came = run(here, command, model, technique, task, family)
     except AssertionError as error:
         came = ("failed", str(error).splitlines()[0])
         raise

@@ -19,6 +19,7 @@ _MODELS = {
     "instruct": "smollm2-135m-instruct",
     "language_modeling": "smollm2-135m-instruct",
     "classification": "minilm-l6",
+    "masked_language_modeling": "distilbert-base-uncased",
     "multi_label": "minilm-l6",
     "regression": "minilm-l6",
     "reranking": "minilm-l6",

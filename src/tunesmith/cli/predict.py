@@ -38,7 +38,7 @@ def predict(
     runs_dir: RunsDir = "runs",
     as_json: Json = False,
 ) -> None:
-    """Answer texts with a run's model: a completion, a class, what is named in them, a vector.
+    """Answer texts with a run's model: a completion, a class, a number, what lacks, a vector.
 
     A line of a .jsonl file is a text, a list (of chat messages, or of words), an object with
     question and context, with text and text_pair or with query and documents, or one with one of

@@ -100,6 +100,19 @@ class Stream:
         """Tokens in each document."""
         return torch.diff(self.cu_seqlens).tolist()
 
+    def learnt(self) -> tuple[Tensor, Tensor]:
+        """Return the rows at which a token is told, `[N]`, and which one that is.
+
+        It is the next one, or, where tokens were hidden, what stood in that very place.
+        """
+        if self.weights_T is not None and self.targets_T is not None:
+            rows_N = self.weights_T.nonzero()[:, 0]
+            return rows_N, self.targets_T[rows_N]
+        if self.classes_T is None:
+            raise ValueError("this stream does not say which tokens are learnt")
+        rows_N = (self.classes_T != NO_CLASS).nonzero()[:, 0]
+        return rows_N, self.classes_T[rows_N]
+
     def to(self, device: torch.device | str) -> Stream:
         """Return the stream on `device`."""
 

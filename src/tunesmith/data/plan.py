@@ -57,6 +57,8 @@ class Plan(Sequence[Step]):
         epochs: how often each example is seen; may be a fraction.
         max_steps: the number of steps, in place of `epochs`.
         seed: decides the order.
+        seen: gives what an example is in an epoch, from it, the seed and the epoch's number; None
+            where it is always the same.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Plan(Sequence[Step]):
         epochs: float | None = 1.0,
         max_steps: int | None = None,
         seed: int = 0,
+        seen: Callable[[Encoded, int, int], Encoded] | None = None,
     ) -> None:
         if not examples:
             raise ValueError("a plan needs at least one example")
@@ -79,6 +82,7 @@ class Plan(Sequence[Step]):
         self.steps_per_epoch = math.ceil(len(examples) / batch_size)
         self.steps = max_steps or math.ceil((epochs or 1.0) * self.steps_per_epoch - 1e-9)
         self.counts_of = count
+        self._seen = seen
         self._lengths = lengths_of(examples)
         self._order: tuple[int, list[int]] = (-1, [])
 
@@ -89,8 +93,13 @@ class Plan(Sequence[Step]):
         if not 0 <= step < self.steps:
             raise IndexError(step)
         packs = pack(self.indices(step), self._lengths, self.tokens_per_batch)
-        batches = tuple(collate([self.examples[i] for i in p], p) for p in packs)
+        epoch = step // self.steps_per_epoch
+        batches = tuple(collate([self._example(i, epoch) for i in p], p) for p in packs)
         return Step(batches, add_counts([self.counts_of(batch) for batch in batches]))
+
+    def _example(self, index: int, epoch: int) -> Encoded:
+        example = self.examples[index]
+        return example if self._seen is None else self._seen(example, self.seed, epoch)
 
     def indices(self, step: int) -> list[int]:
         """Return which examples step number `step` sees."""

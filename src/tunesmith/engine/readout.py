@@ -23,6 +23,7 @@ from tunesmith.kernels.divergence import OutputRows
 from tunesmith.kernels.token_loss import LogitShape, linear_cross_entropy, token_log_probs
 from tunesmith.models.heads import apply_head, document_rows, own_outputs, token_outputs
 from tunesmith.models.model import Model
+from tunesmith.models.vocabulary_head import output_states
 from tunesmith.objectives.base import (
     Features,
     Hidden,
@@ -77,10 +78,8 @@ def read_documents(model: Model, rows_BD: Tensor, readout: type[Any]) -> Any:
 def _token_log_probs(
     model: Model, hidden_TD: Tensor, stream: Stream, shape: LogitShape, token_weights: Tensor | None
 ) -> TokenLogProbs:
-    if stream.weights_T is None or stream.targets_T is None:
-        raise ValueError("token log-probabilities need a stream that says what is learnt")
-    rows_N = stream.weights_T.nonzero()[:, 0]
-    hidden_ND, targets_N = hidden_TD[rows_N], stream.targets_T[rows_N]
+    rows_N, targets_N = stream.learnt()
+    hidden_ND = output_states(model, hidden_TD[rows_N])
     weight_VD, bias_V = model.output_weight_VD, output_bias(model)
     if token_weights is None:
         scores = token_log_probs(hidden_ND, weight_VD, targets_N, bias_V=bias_V, shape=shape)
@@ -94,16 +93,14 @@ def _token_log_probs(
 def _token_states(
     model: Model, hidden_TD: Tensor, stream: Stream, shape: LogitShape
 ) -> TokenStates:
-    if stream.weights_T is None:
-        raise ValueError("states of learnt tokens need a stream that says what is learnt")
-    rows_N = stream.weights_T.nonzero()[:, 0]
+    rows_N, _ = stream.learnt()
     layer: Any = model.module.get_submodule(model.anatomy.output or "")
     kind = hidden_TD.device.type
     autocast = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if autocast else layer.weight.dtype
     bias_V = getattr(layer, "bias", None)
     output = OutputRows(
-        hidden_TD[rows_N].to(dtype),
+        output_states(model, hidden_TD[rows_N]).to(dtype),
         layer.weight.to(dtype),
         None if bias_V is None else bias_V.to(dtype),
         shape,
@@ -148,7 +145,7 @@ def probe_output(model: Model) -> LogitShape:
 def logits(model: Model, hidden_ND: Tensor, shape: LogitShape) -> Tensor:
     """Return logits over the vocabulary, `[N, V]`."""
     layer: Any = model.module.get_submodule(model.anatomy.output or "")
-    logits_NV = layer(hidden_ND)
+    logits_NV = layer(output_states(model, hidden_ND))
     beside_1V = getattr(model.module, _BESIDE, None)
     return shaped(logits_NV if beside_1V is None else logits_NV + beside_1V, shape)
 

@@ -30,6 +30,7 @@ HeadName = Literal[
     "classification",
     "multi_label",
     "regression",
+    "masked_lm",
     "tagging",
     "extraction",
     "embedding",
@@ -43,13 +44,13 @@ class Head:
 
     Attributes:
         ending: of the names of transformers' and PEFT's classes, such as `ForCausalLM`.
-        peft_task: PEFT's name of the task.
+        peft_task: PEFT's name of the task; None where it has none.
         of_tokens: it speaks of each token rather than of the whole text.
         problem: transformers' name of what is said of a whole text; None for other heads.
     """
 
     ending: str
-    peft_task: str
+    peft_task: str | None
     of_tokens: bool = False
     problem: str | None = None
 
@@ -64,6 +65,7 @@ HEADS: dict[HeadName, Head] = {
     "classification": _of_text("single_label_classification"),
     "multi_label": _of_text("multi_label_classification"),
     "regression": _of_text("regression"),
+    "masked_lm": Head("ForMaskedLM", None),
     "tagging": Head("ForTokenClassification", "TOKEN_CLS", of_tokens=True),
     "extraction": Head("ForQuestionAnswering", "QUESTION_ANS", of_tokens=True),
     "embedding": Head("", "FEATURE_EXTRACTION"),

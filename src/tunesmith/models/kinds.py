@@ -43,6 +43,7 @@ _SUITS = {
     "causal_lm": (DECODER,),
     "seq2seq_lm": (ENCODER_DECODER,),
     "classification": (DECODER, ENCODER),
+    "masked_lm": (ENCODER,),
     "multi_label": (DECODER, ENCODER),
     "regression": (DECODER, ENCODER),
     "tagging": (DECODER, ENCODER),
@@ -56,6 +57,7 @@ _NEEDS = {
     "seq2seq_lm": "This task turns a text into another, which needs an encoder-decoder or a "
     "decoder",
     "classification": "This task reads a text and names its class, which needs a text model",
+    "masked_lm": "This task fills in hidden words, which needs an encoder",
     "multi_label": "This task reads a text and names its classes, which needs a text model",
     "regression": "This task reads a text and says a number, which needs a text model",
     "tagging": "This task reads a text and says what each word is, which needs a text model",
@@ -70,6 +72,8 @@ _BETTER = {
     "smollm2-135m-instruct.",
     "classification": "Choose an encoder such as minilm-l6, or a decoder such as "
     "smollm2-135m-instruct.",
+    "masked_lm": "Choose an encoder such as distilbert-base-uncased, or the task "
+    "language_modeling.",
     "multi_label": "Choose an encoder such as minilm-l6, or a decoder such as "
     "smollm2-135m-instruct.",
     "regression": "Choose an encoder such as minilm-l6, or a decoder such as "
@@ -162,6 +166,7 @@ def check_fit(name: str, config: Mapping[str, Any], head: str) -> str:
         "image-text": f"reads images beside text ({family})",
         "audio": f"is a sound model ({family})",
         ENCODER: f"is an encoder ({family}): it reads text and writes none",
+        DECODER: f"is a decoder ({family}): it reads text from left to right",
         ENCODER_DECODER: f"is an encoder-decoder ({family}): it reads a text and writes another,"
         " which the task seq2seq trains",
     }.get(kind, f"is of a kind that is not known here ({family})")

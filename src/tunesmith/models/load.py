@@ -21,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -49,6 +50,7 @@ _CLASSES: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
     "seq2seq_lm": AutoModelForSeq2SeqLM,
     "classification": AutoModelForSequenceClassification,
+    "masked_lm": AutoModelForMaskedLM,
     "multi_label": AutoModelForSequenceClassification,
     "regression": AutoModelForSequenceClassification,
     "tagging": AutoModelForTokenClassification,
@@ -94,6 +96,13 @@ def load_model(
         quantisation.settle(module)
     missing = {*report["missing_keys"], *(item[0] for item in report["mismatched_keys"])}
     poolers = () if anatomy.pooler is None else (anatomy.pooler,)
+    if head == "masked_lm" and missing:
+        raise ModelError(
+            f"{source.name} comes without the layer that fills in words, so there is nothing to go"
+            f" on from ({min(missing)} is missing, for one).",
+            where=str(source.path),
+            fix="Choose an encoder that was pre-trained so, such as distilbert-base-uncased.",
+        )
     soundness.check_complete(source, missing, {*anatomy.head, *poolers})
     soundness.check_no_surplus(source, anatomy, report["unexpected_keys"])
     soundness.check_finite(source, module)
@@ -109,7 +118,7 @@ def load_model(
     soundness.check_vocabulary(model)
     if head != "causal_lm":
         _give_padding(model)
-    if head not in ("causal_lm", "seq2seq_lm", "embedding", "features"):
+    if head not in ("causal_lm", "seq2seq_lm", "masked_lm", "embedding", "features"):
         if not _keeps_head(config, head, labels):
             _draw_head(model, seed)
         soundness.check_head(model)

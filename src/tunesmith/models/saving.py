@@ -204,13 +204,16 @@ def _reader_class(model: Model) -> Any:
     ending = HEADS[model.head].ending
     if model.peft is None:
         return getattr(transformers, f"AutoModel{ending}")
-    return getattr(peft, f"AutoPeftModel{ending}")
+    # Of a head that PEFT has no class for, the adapter itself names the model's.
+    return getattr(
+        peft, f"AutoPeftModel{ending}" if HEADS[model.head].peft_task else "AutoPeftModel"
+    )
 
 
 def _save_beside(model: Model, folder: Path, saved_as: SavedAs) -> None:
     model.tokenizer.save_pretrained(folder)
     module: Any = model.module
-    named = model.head not in ("causal_lm", "seq2seq_lm", "extraction", "embedding")
+    named = model.head in ("features", "tagging") or HEADS[model.head].problem is not None
     labels = module.config.id2label if named else {}
     source = model.source
     path = str(source.path) if saved_as == "adapter" else None

@@ -112,6 +112,7 @@ class Prepared:
             epochs=training.epochs,
             max_steps=training.max_steps,
             seed=training.seed,
+            seen=self.task.seen if self.task.varies else None,
         )
 
 

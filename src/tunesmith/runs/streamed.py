@@ -85,8 +85,9 @@ class Streamed:
         examples, lost = encode_some(
             self.task, window.data, range(len(window.data)), drop=self.drop
         )
+        seed = self.options.training.seed
         return Laid(
-            examples,
+            [self.task.seen(example, seed, position.passes) for example in examples],
             window.after,
             {
                 "records": len(window.data) - len(lost),

@@ -128,6 +128,8 @@ class Task(ABC):
     """What goes down, unless the recipe names another; may depend on what `study` found."""
     primary: str
     """The metric that decides, unless the recipe names another; likewise."""
+    varies: ClassVar[bool] = False
+    """Each epoch sees other forms of an example; see `seen`."""
 
     class Options(BaseModel):
         """No options."""
@@ -204,6 +206,13 @@ class Task(ABC):
                 kind = UnlearnableError if isinstance(error, UnlearnableError) else DataError
                 raise kind(error.what, where=where, fix=error.fix) from None
         return examples
+
+    def seen(self, example: Encoded, seed: int, epoch: int) -> Encoded:
+        """Return what an example is in an epoch of training, where the task `varies` it.
+
+        It follows from these three alone, so that a resumed run sees the same.
+        """
+        return example
 
     @property
     @abstractmethod

@@ -119,8 +119,13 @@ class Technique(ABC):
         """Write the result to `folder` in the format that its own ecosystem loads."""
 
 
-def needs_one_text(kind: str) -> str | None:
-    """Return why virtual tokens do not suit a kind of model, or None where they do."""
+def needs_one_text(head: str, kind: str) -> str | None:
+    """Return why virtual tokens do not suit a head or a kind of model, or None where they do."""
+    if head == "masked_lm":
+        return (
+            "virtual tokens need a model of PEFT's, which has none that fills in words; choose"
+            " lora, layers or full"
+        )
     if kind != "encoder-decoder":
         return None
     return (

@@ -44,7 +44,7 @@ class PrefixTuning(PeftTechnique):
     @classmethod
     def refuses(cls, head: str, kind: str) -> str | None:
         """Virtual tokens need a model of one stack."""
-        return needs_one_text(kind) or super().refuses(head, kind)
+        return needs_one_text(head, kind) or super().refuses(head, kind)
 
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration."""

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import ModelError
 from tunesmith.models.anatomy.anatomy import Anatomy, Layer
-from tunesmith.models.heads import FeatureModel
+from tunesmith.models.heads import FeatureModel, head_of
 from tunesmith.models.kinds import ENCODER_DECODER, kind_of
 
 UNLIMITED = 1 << 30
@@ -56,7 +56,8 @@ def study(module: nn.Module) -> Anatomy:
         norms=tuple(name for name, part in module.named_modules() if _is_norm(part)),
         output=output,
         tied=tied,
-        head=_head(module, body_name, output),
+        # What stands before a vocabulary layer belongs to the model, not to a task.
+        head=() if head_of(module) == "masked_lm" else _head(module, body_name, output),
         pooler=_pooler(module),
         # OPT-350m narrows its hidden states behind the last layer.
         hidden_size=getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size,
