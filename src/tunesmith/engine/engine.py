@@ -15,7 +15,7 @@ which order the verbs are called is somebody else's loop.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -198,6 +198,23 @@ class Engine:
             if per == "token":
                 return compute_rows(self.model, self.prefix, text, self.layout, packed=self.packed)
             return document_rows(self.model, self._hidden(text), text.cu_seqlens)
+
+    def look_for_prefix(self, learnt: Collection[str]) -> None:
+        """Find the frozen prefix of a model that has been trained, which nothing learns in now.
+
+        Args:
+            learnt: names of the parameters that learnt.
+        """
+        parameters = dict(self.model.module.named_parameters())
+        marks = {name: parameter.requires_grad for name, parameter in parameters.items()}
+        try:
+            for name, parameter in parameters.items():
+                parameter.requires_grad_(name in learnt)
+            with computing(self.dtype, self.device):
+                self.prefix = find_prefix(self.model, self.layout, packed=self.packed)
+        finally:
+            for name, parameter in parameters.items():
+                parameter.requires_grad_(marks[name])
 
     def refuses_rows(self) -> str | None:
         """Return why the body cannot go on from kept rows, or None where it can."""

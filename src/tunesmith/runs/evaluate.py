@@ -23,6 +23,7 @@ from tunesmith.recipes.load import load_recipe
 from tunesmith.recipes.schema import Recipe
 from tunesmith.runs.encoded_store import Store
 from tunesmith.runs.encoding import Part, encode
+from tunesmith.runs.frozen_again import share_rows
 from tunesmith.runs.prepare import (
     build_engine,
     make_technique,
@@ -71,9 +72,11 @@ def evaluate(
     technique = make_technique(recipe)
     technique.load_state(run.record.get("technique", {}))
     base = build_engine(as_it_was, task, technique, console)
+    share_rows(run.record, recipe, base, tuned, part.examples, console)
     with without_adapter(base.model):
         before = _scores(task, base, part, recipe, console)
     after = _scores(task, tuned, part, recipe, console)
+    tuned.kept = None  # the run goes on using it, for other texts
     comparison = compare(
         before,
         after,

@@ -69,6 +69,26 @@ class Frozen:
         return f"Frozen {which} of {self.of}"
 
 
+@dataclass(frozen=True)
+class Source:
+    """What computes rows, and how.
+
+    Attributes:
+        weights: the digest of the engine's frozen layers.
+        tokens_per_batch: most tokens of the batches in which rows are computed.
+        per: what is kept: a row for each token, or one for each document.
+    """
+
+    engine: Engine
+    weights: str
+    tokens_per_batch: int
+    per: Per
+
+    def about(self, examples: Sequence[Encoded]) -> dict[str, Any]:
+        """Return what the rows of these examples depend on."""
+        return depends_on(self.engine, self.weights, self.tokens_per_batch, examples, self.per)
+
+
 def decide(prepared: Prepared) -> Frozen | None:
     """Decide whether what the frozen layers give is kept; None where no layer is frozen.
 
@@ -95,8 +115,8 @@ def decide(prepared: Prepared) -> Frozen | None:
         refused = engine.refuses_rows()
     if refused:
         return Frozen(layers, of, per, None, {}, refused)
-    parts = _parts(prepared)
-    names = {name: name_of(depends_on(prepared, examples, per)) for name, examples in parts.items()}
+    parts, source = _parts(prepared), _source(prepared, per)
+    names = {name: name_of(source.about(examples)) for name, examples in parts.items()}
     sizes = [bytes_at(frozen_folder() / name) for name in names.values()]
     size = sum(sizes)
     if not all(sizes):
@@ -116,7 +136,8 @@ def keep(frozen: Frozen | None, prepared: Prepared, console: Console) -> None:
         console.note(f"{frozen.named} computed in every pass: {frozen.refused}.")
         return
     folder, parts = frozen_folder(), _parts(prepared)
-    abouts = {name: depends_on(prepared, rows, frozen.per) for name, rows in parts.items()}
+    source = _source(prepared, frozen.per)
+    abouts = {name: source.about(rows) for name, rows in parts.items()}
     places = {name: folder / name_of(about) for name, about in abouts.items()}
     budget = budget_bytes(prepared.recipe.training.cache_gb)
     there = sum(map(bytes_at, places.values()))
@@ -124,17 +145,10 @@ def keep(frozen: Frozen | None, prepared: Prepared, console: Console) -> None:
     found: list[Rows] = []
     computed = 0
     for name, examples in parts.items():
-        with locked(places[name]):
-            rows = open_rows(places[name])
-            if rows is None:
-                began = time.perf_counter()
-                blocks = _blocks(prepared, examples, frozen.per, console)
-                write_rows(places[name], abouts[name], blocks)
-                if name == "train":
-                    prepared.frozen_seconds = time.perf_counter() - began
-                computed += 1
-                rows = open_rows(places[name])
-        assert rows is not None
+        rows, seconds = _rows_at(places[name], abouts[name], source, examples, console)
+        if name == "train":
+            prepared.frozen_seconds = seconds
+        computed += seconds > 0
         found.append(rows)
     prepared.engine.kept = Kept(frozen.per, found)
     size = size_in_words(sum(rows.nbytes for rows in found))
@@ -142,6 +156,47 @@ def keep(frozen: Frozen | None, prepared: Prepared, console: Console) -> None:
         console.note(f"{frozen.named} computed once: {size}, kept in {folder}.")
     else:
         console.note(f"{frozen.named} computed before: {size}, read from {folder}.")
+
+
+def rows_of(
+    source: Source, examples: Sequence[Encoded], cache_gb: float | str, console: Console
+) -> Rows | None:
+    """Return the rows of some examples, computed where they are not kept; None for want of disk.
+
+    Raises:
+        RunError: the disk is full, or cannot be written.
+    """
+    examples = _once(examples)
+    about = source.about(examples)
+    place = frozen_folder() / name_of(about)
+    if not bytes_at(place):
+        row = source.engine.frozen_rows(collate(examples[:1]), source.per)
+        needed = _count(examples, source.per) * row[:1].nbytes
+        budget = budget_bytes(cache_gb)
+        if needed > budget:
+            return None
+        make_room(needed, budget)
+    return _rows_at(place, about, source, examples, console)[0]
+
+
+def _rows_at(
+    place: Path,
+    about: Mapping[str, Any],
+    source: Source,
+    examples: Sequence[Encoded],
+    console: Console,
+) -> tuple[Rows, float]:
+    """Return the rows at a place, and the seconds that it took to put them there; 0: they were."""
+    seconds = 0.0
+    with locked(place):
+        rows = open_rows(place)
+        if rows is None:
+            began = time.perf_counter()
+            write_rows(place, about, _blocks(source, examples, console))
+            seconds = time.perf_counter() - began
+            rows = open_rows(place)
+    assert rows is not None
+    return rows, seconds
 
 
 def hold(frozen: Frozen, engine: Engine, batches: Iterable[Batch]) -> None:
@@ -209,8 +264,7 @@ def _judge(
     sample = _first(parts["train"])
     seconds, rows = seconds_and_rows(engine, sample, per)
     everything = [example for examples in parts.values() for example in examples]
-    count = sum(1 if per == "document" else example.length for example in everything)
-    size = count * rows.nbytes // len(rows)
+    size = _count(everything, per) * rows.nbytes // len(rows)
     if size > budget:
         allowed = size_in_words(budget)
         return size, f"they would take {size_in_words(size)}, and {allowed} may be used"
@@ -221,6 +275,15 @@ def _judge(
     if rows.nbytes / rate >= seconds:
         return size, f"reading {size_in_words(size)} would take as long"
     return size, None
+
+
+def _count(examples: Sequence[Encoded], per: Per) -> int:
+    return sum(1 if per == "document" else example.length for example in examples)
+
+
+def _source(prepared: Prepared, per: Per) -> Source:
+    budget = prepared.recipe.evaluation.tokens_per_batch
+    return Source(prepared.engine, prepared.frozen_digest, budget, per)
 
 
 def _first(examples: Sequence[Encoded]) -> list[Encoded]:
@@ -260,13 +323,11 @@ def _once(examples: Sequence[Encoded]) -> list[Encoded]:
     return list(first.values())
 
 
-def _blocks(
-    prepared: Prepared, examples: Sequence[Encoded], per: Per, console: Console
-) -> Iterator[Block]:
-    engine, budget = prepared.engine, prepared.recipe.evaluation.tokens_per_batch
+def _blocks(source: Source, examples: Sequence[Encoded], console: Console) -> Iterator[Block]:
+    engine = source.engine
     with console.progress("frozen layers", len(examples)) as bar:
-        for batch in batches(examples, budget, engine.packed):
-            yield _block(engine, batch, per)
+        for batch in batches(examples, source.tokens_per_batch, engine.packed):
+            yield _block(engine, batch, source.per)
             bar.advance(len(batch))
 
 

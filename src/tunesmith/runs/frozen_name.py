@@ -1,6 +1,6 @@
 """Under which name the rows of frozen layers lie: a digest of all that they depend on, bit for bit.
 
-    prepared, examples ──depends_on──> mapping (kept beside the rows) ──name_of──> name
+    engine, examples ──depends_on──> mapping (kept beside the rows) ──name_of──> name
 
 The weights and the configuration, how many layers, what is kept of a text, number format, kernels,
 processor, versions, the token ids, and the batches in which they are computed. Equal names mean
@@ -23,7 +23,6 @@ from tunesmith.engine.engine import Engine
 from tunesmith.engine.kept_rows import Per
 from tunesmith.models.heads import head_pooling
 from tunesmith.runs.hardware import versions
-from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.roofline import identity
 
 SCHEMA_VERSION = 1
@@ -33,21 +32,27 @@ _OF_CLASSES = ("id2label", "label2id", "num_labels", "problem_type", "finetuning
 _NOT_COMPUTED_WITH = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
-def depends_on(prepared: Prepared, examples: Sequence[Encoded], per: Per) -> dict[str, Any]:
-    """Return what the rows of some examples depend on, as JSON data."""
-    engine = prepared.engine
+def depends_on(
+    engine: Engine, weights: str, tokens_per_batch: int, examples: Sequence[Encoded], per: Per
+) -> dict[str, Any]:
+    """Return what the rows of some examples depend on, as JSON data.
+
+    Args:
+        weights: the digest of the frozen layers.
+        tokens_per_batch: most tokens of the batches in which rows are computed.
+    """
     made_with = versions()
     return {
         "schema_version": SCHEMA_VERSION,
         "layers": engine.prefix.layers,
         "per": per,
         "pooling": head_pooling(engine.model) if per == "document" else None,
-        "weights": prepared.frozen_digest,
+        "weights": weights,
         "config": _config(engine),
         "dtype": str(engine.dtype).removeprefix("torch."),
         "kernels": dict(engine.kernels),
         "packed": engine.packed,
-        "tokens_per_batch": prepared.recipe.evaluation.tokens_per_batch,
+        "tokens_per_batch": tokens_per_batch,
         "machine": identity(torch.device(engine.device.type)),
         "versions": {name: made_with[name] for name in _VERSIONS},
         "ids": _digest(examples),
