@@ -1,4 +1,4 @@
-"""Finds what grows (tasks, techniques, objectives, operations, retainers) by name, and imports one at a time.
+"""Finds what grows by name (tasks, techniques, objectives, …), and imports one at a time.
 
 A kind is a package; a member is one module of it, whose name is the member's name. The module
 holds one class marked with `@KIND.register`. Names come from the file listing, so that asking for

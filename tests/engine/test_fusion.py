@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.dropping import stock_modules_drop_alike
 from tests.tiny import tiny_model
 
 from tunesmith.data.batch import Encoded, EncodedStream, collate
@@ -9,7 +10,7 @@ from tunesmith.engine.engine import Engine
 from tunesmith.models.seeded import seeded
 from tunesmith.objectives.base import TokenLogProbs
 from tunesmith.objectives.token_likelihood import TokenLikelihood
-from tunesmith.registry import TECHNIQUES
+from tunesmith.registry import OBJECTIVES, TECHNIQUES
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma3", "phi3", "gpt2"]
 
@@ -44,7 +45,8 @@ def learn(engine):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fast_forms_give_the_gradients_of_the_stock_forms(family, dropout):
     loss, gradients = learn(engine(family, fuse=True, dropout=dropout))
-    expected_loss, expected = learn(engine(family, fuse=False, dropout=dropout))
+    with stock_modules_drop_alike():
+        expected_loss, expected = learn(engine(family, fuse=False, dropout=dropout))
     # Rotary angles, and the norms of transformers, are float32 whatever the model computes in.
     assert loss == pytest.approx(expected_loss, rel=1e-6)
     for name, gradient in expected.items():
@@ -82,3 +84,27 @@ def test_names_and_weights_of_a_model_stay_as_they_were():
     fast, stock = (engine("llama", fuse=fuse).model.module.state_dict() for fuse in (True, False))
     assert fast.keys() == stock.keys()
     assert all(torch.equal(fast[name], stock[name]) for name in stock)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "distilbert"])
+def test_a_models_own_dropout_drops_the_same_in_the_fast_forms(family):
+    head, labels = ("causal_lm", ()) if family == "gpt2" else ("classification", ("no", "yes"))
+
+    def made(fuse):
+        model = tiny_model(family, head, labels, dropout=0.3)
+        groups = TECHNIQUES.get("full")().parameter_groups(model)
+        return Engine(model, groups, fuse=fuse)
+
+    fast, stock = made(True), made(False)
+    assert "fast" in fast.kernels["dropout"]
+    texts = [Encoded({"text": EncodedStream(tuple(range(10, 10 + n)), (1.0,) * n)}, label=n % 2)
+             for n in (5, 17, 9)]  # fmt: skip
+    objective = OBJECTIVES.get("token_likelihood" if head == "causal_lm" else "classes")()
+    found = []
+    for engine in (fast, stock):
+        with seeded(5), stock_modules_drop_alike():
+            texts_ = collate(texts)
+            engine.forward_backward(texts_, objective, objective.counts(texts_))
+        found.append({n: p.grad for n, p in engine.optimizer.parameters.items()})
+    for name, gradient in found[1].items():
+        assert (found[0][name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-12, name

@@ -15,6 +15,7 @@ from tunesmith.kernels.attention import (
     packed_attention,
     packed_rotary_attention,
 )
+from tunesmith.kernels.dropout import Dropout
 from tunesmith.kernels.spans import Rows, Spans
 
 
@@ -163,6 +164,34 @@ def test_no_document_sees_another() -> None:
     assert torch.equal(before[:, :, :5], after[:, :, :5])
     assert torch.equal(before[:, :, 13:], after[:, :, 13:])
     assert not torch.equal(before[:, :, 5:13], after[:, :, 5:13])
+
+
+@pytest.mark.parametrize("plain_path", [False, True])
+@pytest.mark.parametrize("causal", [True, False])
+def test_dropped_weights_are_the_same_forward_and_backward(
+    plain_path: bool, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if plain_path:
+        monkeypatch.setattr(native, "usable", lambda *tensors: False)
+    lengths, heads, key_heads = [40, 7, 90], 6, 2
+    tensors = inputs(heads, key_heads, sum(lengths), 16, torch.float32)
+    spans = document_spans(boundaries(lengths), causal=causal, block_rows=32)
+    torch.manual_seed(5)
+    output = packed_attention(*tensors, spans, dropout=0.3)
+    torch.manual_seed(5)
+    dropout = Dropout.drawn(0.3)
+
+    rows = sum(lengths)
+    kept = dropout.keeps_weights(torch.arange(rows), torch.arange(rows), heads)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    q, k, v = exact[0], *(t.repeat_interleave(heads // key_heads, 1) for t in exact[1:])
+    document = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
+    seen = document[:, None] == document
+    seen = seen.tril() if causal else seen
+    scores = (q @ k.transpose(-1, -2) / 4.0).masked_fill(~seen, -torch.inf)
+    expected = (scores.softmax(-1) * kept / 0.7) @ v
+    for ours, theirs in zip(all_of(output, tensors), all_of(expected, exact), strict=True):
+        assert distance(ours, theirs) <= 1e-5
 
 
 def test_dropout_of_attention_changes_the_result_and_keeps_its_mean() -> None:

@@ -1,16 +1,23 @@
 """The LoRA products equal PEFT's own layer, forward and backward."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from tests.dropping import stock_modules_drop_alike
 from torch import Tensor, nn
 
 from tunesmith.kernels.lora import LowRank, lora_linear, lora_product
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _alike() -> Iterator[None]:
+    with stock_modules_drop_alike():
+        yield
 
 
 class Three(nn.Module):

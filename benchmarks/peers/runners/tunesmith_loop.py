@@ -19,23 +19,24 @@ def main() -> None:
 
 def loop(job: dict[str, Any], settings: dict[str, Any], out: Path, report: Report) -> None:
     import tunesmith
+    from tunesmith.registry import TASKS
 
-    techniques = {
-        "classifier": {"name": "full"},
-        "lora": {"name": "lora", "rank": job["rank"], "alpha": job["alpha"]},
-        "qlora": {"name": "qlora", "rank": job["rank"], "alpha": job["alpha"]},
-        "full": {"name": "full"},
-    }
+    lora = {"name": "lora", "rank": job["rank"], "alpha": job["alpha"]}
+    quantised = {"quantize": "nf4", "double_quantize": False}
+    name = "classification" if job["kind"] == "classifier" else "instruct"
+    data = tunesmith.read(records(job, out), TASKS.get(name)())
     engine, task = tunesmith.load(
         job["path"],
-        task=classes(job) if job["kind"] == "classifier" else "instruct",
-        technique=techniques[job["kind"]],
+        task=name,
+        technique=lora if job["kind"] in ("lora", "qlora") else "full",
+        base=quantised if job["kind"] == "qlora" else {},
+        data=data,
         training={"seed": job["seed"], **settings.get("training", {})},
     )
     objective = tunesmith.objective(task)
     plan = tunesmith.plan(
         task,
-        tunesmith.read(records(job, out), task),
+        data,
         batch_size=job["batch"],
         epochs=job["epochs"],
         seed=job["seed"],
@@ -49,10 +50,6 @@ def loop(job: dict[str, Any], settings: dict[str, Any], out: Path, report: Repor
     report.trained()
     save(engine.model, out / "model")
     report.saved()
-
-
-def classes(job: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "classification", "labels": list(job["labels"])}
 
 
 def records(job: dict[str, Any], out: Path) -> str:

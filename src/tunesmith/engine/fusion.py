@@ -3,6 +3,7 @@
     norms            one pass                          any root-mean-square norm
     adapted layers   one function, nothing recomputed  LoRA on a frozen linear layer
     feed-forward     gate and up as one product        silu(gate) * up, frozen weights
+    dropout          nothing kept, many at a time      nn.Dropout, on the CPU
     attention        q, k, v as one product, rotated   Llama's form, frozen weights, on the CPU,
                      in place                          in packed batches
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from tunesmith.engine.packing import packed_row, spans_of_row
 from tunesmith.kernels import native
 from tunesmith.kernels.attention import packed_rotary_attention
+from tunesmith.kernels.dropout import dropout as drop
 from tunesmith.kernels.lora import LowRank, lora_product
 from tunesmith.kernels.norms import rms_norm
 from tunesmith.kernels.swiglu import swiglu
@@ -150,8 +152,23 @@ def _attention(module: Any) -> Forward | None:
     return forward if _same(ours, theirs) else None
 
 
+def _dropout(module: Any) -> Forward | None:
+    if type(module) is not nn.Dropout:
+        return None
+    stock = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        if not module.training or not module.p or x.device.type != "cpu":
+            dropped: Tensor = stock(x)
+            return dropped
+        return drop(x, module.p)
+
+    return forward
+
+
 _FORMS: dict[str, Callable[[Any], Forward | None]] = {
     "norms": _norm,
+    "dropout": _dropout,
     "adapted layers": _adapted,
     "feed-forward": _feed_forward,
     "attention": _attention,

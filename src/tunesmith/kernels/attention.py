@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels.blocks import Three, attend, attend_backward, softmax_dtype
+from tunesmith.kernels.dropout import Dropout
 from tunesmith.kernels.rotary import rotate_
 from tunesmith.kernels.spans import Block, Spans, document_spans
 
@@ -62,10 +63,13 @@ def packed_attention(
         k, v = k[:, :, spans.keys_S], v[:, :, spans.keys_S]
     if q.is_cuda and dropout == 0.0 and q.dtype in (torch.float16, torch.bfloat16):
         return _varlen(q, k, v, spans, scale)
-    if q.is_cuda or dropout > 0.0:
+    if q.is_cuda:
         return by_document(q, k, v, spans, scale=scale, dropout=dropout)
     output_THK: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
-        *(x[0].transpose(0, 1).contiguous() for x in (q, k, v)), spans, scale
+        *(x[0].transpose(0, 1).contiguous() for x in (q, k, v)),
+        spans,
+        scale,
+        Dropout.drawn(dropout),
     )
     return output_THK.transpose(0, 1)[None]
 
@@ -158,11 +162,17 @@ class _BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q_THK: Tensor, k_TJK: Tensor, v_TJK: Tensor, spans: Spans, scale: float
+        ctx: Any,
+        q_THK: Tensor,
+        k_TJK: Tensor,
+        v_TJK: Tensor,
+        spans: Spans,
+        scale: float,
+        dropout: Dropout,
     ) -> Tensor:
-        output_THK, normaliser_HT = attend(q_THK, k_TJK, v_TJK, spans, scale)
+        output_THK, normaliser_HT = attend(q_THK, k_TJK, v_TJK, spans, scale, dropout)
         ctx.save_for_backward(q_THK, k_TJK, v_TJK, output_THK, normaliser_HT)
-        ctx.spans, ctx.scale = spans, scale
+        ctx.spans, ctx.scale, ctx.dropout = spans, scale, dropout
         return output_THK
 
     @staticmethod
@@ -180,8 +190,9 @@ class _BlockAttention(torch.autograd.Function):
             ctx.spans,
             ctx.scale,
             gradients,
+            ctx.dropout,
         )
-        return (*gradients, None, None)
+        return (*gradients, None, None, None)
 
 
 class _RotaryAttention(torch.autograd.Function):

@@ -3,6 +3,8 @@
     attend           q, k, v ──> output, log-sum-exp of each query's scores
     attend_backward  the scores again, from those two numbers per query ──> gradients
 
+Weights may be dropped at random (`dropout.py`); which ones is found again in the backward pass.
+
 Compiled, a block's scores stay in the cache of the core that works on it, and the matrix products
 are those of the BLAS in the process, on the tensors as they lie. Without it, or in another number
 format, the same is done by batched products of PyTorch.
@@ -17,17 +19,23 @@ import torch
 from torch import Tensor
 
 from tunesmith.kernels import native
+from tunesmith.kernels.dropout import NONE_DROPPED, Dropout
 from tunesmith.kernels.spans import Block, Spans
 
 Three = tuple[Tensor, Tensor, Tensor]
 
 
 def attend(
-    q_THK: Tensor, k_TJK: Tensor, v_TJK: Tensor, spans: Spans, scale: float
+    q_THK: Tensor,
+    k_TJK: Tensor,
+    v_TJK: Tensor,
+    spans: Spans,
+    scale: float,
+    dropout: Dropout = NONE_DROPPED,
 ) -> tuple[Tensor, Tensor]:
     """Return the output [T, H, K] and the log-sum-exp of each query's scores [H, T]."""
     if not _compiled_takes(q_THK, k_TJK, v_TJK):
-        return attend_plainly(q_THK, k_TJK, v_TJK, spans, scale)
+        return attend_plainly(q_THK, k_TJK, v_TJK, spans, scale, dropout)
     output_THK = q_THK.new_empty(q_THK.shape)
     normaliser_HT = q_THK.new_empty(q_THK.shape[1], q_THK.shape[0])
     native.call(
@@ -44,6 +52,7 @@ def attend(
         len(spans.blocks),
         *_sizes(q_THK, k_TJK, spans),
         scale,
+        *dropout.words,
     )
     return output_THK, normaliser_HT
 
@@ -56,12 +65,13 @@ def attend_backward(
     spans: Spans,
     scale: float,
     gradients: Three,
+    dropout: Dropout = NONE_DROPPED,
 ) -> None:
     """Write the gradients of the inputs q, k and v into `gradients`."""
     alike = all(x.stride() == g.stride() for x, g in zip(inputs, gradients, strict=True))
     if not alike or not _compiled_takes(*inputs):
         attend_plainly_backward(
-            grad_THK, inputs, output_THK, normaliser_HT, spans, scale, gradients
+            grad_THK, inputs, output_THK, normaliser_HT, spans, scale, gradients, dropout
         )
         return
     native.call(
@@ -79,6 +89,7 @@ def attend_backward(
         len(spans.segments),
         *_sizes(inputs[0], inputs[1], spans),
         scale,
+        *dropout.words,
     )
 
 
@@ -100,7 +111,12 @@ def _sizes(q_THK: Tensor, k_TJK: Tensor, spans: Spans) -> tuple[int, ...]:
 
 
 def attend_plainly(
-    q_THK: Tensor, k_TJK: Tensor, v_TJK: Tensor, spans: Spans, scale: float
+    q_THK: Tensor,
+    k_TJK: Tensor,
+    v_TJK: Tensor,
+    spans: Spans,
+    scale: float,
+    dropout: Dropout = NONE_DROPPED,
 ) -> tuple[Tensor, Tensor]:
     """Return the output [T, H, K] and the log-sum-exp of each query's scores [H, T]."""
     rows_in_all, heads, size = q_THK.shape
@@ -110,6 +126,7 @@ def attend_plainly(
         rows, keys = slice(block.first, block.last), slice(block.key_first, block.key_last)
         scores_HQT = _scores(q_THK[rows], k_TJK[keys], scale)
         _softmax_(scores_HQT, normaliser_HT[:, rows], spans, block)
+        _drop_(scores_HQT, dropout, block)
         _weighted(scores_HQT.to(v_TJK.dtype), v_TJK[keys], output_THK[rows])
     return output_THK, normaliser_HT
 
@@ -122,6 +139,7 @@ def attend_plainly_backward(
     spans: Spans,
     scale: float,
     gradients: Three,
+    dropout: Dropout = NONE_DROPPED,
 ) -> None:
     """Write the gradients of the inputs q, k and v into `gradients`."""
     q_THK, k_TJK, v_TJK = inputs
@@ -134,9 +152,11 @@ def attend_plainly_backward(
         rows, keys = slice(block.first, block.last), slice(block.key_first, block.key_last)
         scores_HQT = _scores(q_THK[rows], k_TJK[keys], scale)
         back_HQT = _scores(grad_THK[rows], v_TJK[keys], 1.0)
+        _drop_(back_HQT, dropout, block)
         _softmax_backward_(
             scores_HQT, back_HQT, normaliser_HT[:, rows], delta_HT[:, rows], spans, block
         )
+        _drop_(scores_HQT, dropout, block)
         weights_HQT, back_HQT = scores_HQT.to(q_THK.dtype), back_HQT.to(q_THK.dtype)
         _weighted(back_HQT, k_TJK[keys], gq_THK[rows], scale)
         gv_TJK[keys] += _gathered(weights_HQT, grad_THK[rows], groups)
@@ -190,6 +210,14 @@ def _softmax_(scores_HQT: Tensor, normaliser_HQ: Tensor, spans: Spans, block: Bl
     scores_HQT.masked_fill_(~spans.mask(block), -torch.inf)
     normaliser_HQ.copy_(scores_HQT.logsumexp(-1))
     scores_HQT.sub_(normaliser_HQ[..., None]).exp_()
+
+
+def _drop_(weights_HQT: Tensor, dropout: Dropout, block: Block) -> None:
+    if dropout.threshold:
+        queries = torch.arange(block.first, block.last, device=weights_HQT.device)
+        keys = torch.arange(block.key_first, block.key_last, device=weights_HQT.device)
+        kept_HQT = dropout.keeps_weights(queries, keys, len(weights_HQT))
+        weights_HQT.mul_(kept_HQT).mul_(dropout.factor)
 
 
 def _softmax_backward_(

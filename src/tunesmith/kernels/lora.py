@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.dropout import Dropout
 from tunesmith.kernels.swiglu import gated, gated_backward, swiglu
 
 
@@ -51,7 +52,7 @@ def lora_linear(
 
     Gradients reach x, a and b; the weight and its bias are frozen. The adapter may be kept in
     another dtype than x (float32 beside bfloat16): its products are computed in that of x and its
-    gradients come back in its own. Dropout draws from torch's generator exactly as `nn.Dropout`.
+    gradients come back in its own. Dropout is that of `kernels/dropout.py`.
     """
     adapter = LowRank(a_RD, b_OR, scaling, dropout)
     return lora_product(x, weight_OD, bias_O, [adapter], [weight_OD.shape[0]])
@@ -178,7 +179,7 @@ class _StackedProducts(torch.autograd.Function):
 
 
 class _DroppedProducts(torch.autograd.Function):
-    """With dropout every adapter reads its own x. Saved: x, low-rank activations, the masks."""
+    """With dropout every adapter reads its own x. Saved: x, low-rank activations, the seeds."""
 
     @staticmethod
     def forward(
@@ -193,61 +194,42 @@ class _DroppedProducts(torch.autograd.Function):
         y_TO = torch.nn.functional.linear(x_TD, weight_OD, bias_O)
         pairs = iter(low_rank)
         inner: list[Tensor] = []
-        masks: list[Tensor | None] = []
+        draws: list[Dropout] = []
         start = 0
         for setting, size in zip(settings, sizes, strict=True):
             if setting is not None:
                 a_RD, b_OR = next(pairs), next(pairs)
                 scaling, dropout = setting
-                kept_TD = _draw_mask(x_TD, dropout)
-                inner_TR = _dropped(x_TD, kept_TD, dropout) @ a_RD.to(x_TD.dtype).T
+                draws.append(Dropout.drawn(dropout))
+                inner_TR = draws[-1].applied(x_TD) @ a_RD.to(x_TD.dtype).T
                 y_TO[:, start : start + size].addmm_(inner_TR, b_OR.to(x_TD.dtype).T, alpha=scaling)
                 inner.append(inner_TR)
-                masks.append(kept_TD)
             start += size
-        ctx.settings, ctx.sizes, ctx.count = settings, sizes, len(inner)
-        ctx.save_for_backward(x_TD, weight_OD, *low_rank, *inner, *masks)
+        ctx.settings, ctx.sizes, ctx.draws = settings, sizes, draws
+        ctx.save_for_backward(x_TD, weight_OD, *low_rank, *inner)
         return y_TO
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_TO: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, weight_OD, *saved = ctx.saved_tensors
-        count = ctx.count
-        low_rank, inner, masks = (
-            saved[: 2 * count],
-            saved[2 * count : 3 * count],
-            saved[3 * count :],
-        )
+        count = len(ctx.draws)
+        low_rank, inner = saved[: 2 * count], saved[2 * count :]
         dtype = x_TD.dtype
         gx_TD = grad_TO @ weight_OD if ctx.needs_input_grad[0] else None
         gradients: list[Tensor | None] = []
         start = which = 0
         for setting, size in zip(ctx.settings, ctx.sizes, strict=True):
             if setting is not None:
-                scaling, dropout = setting
+                scaling, _ = setting
                 a_RD, b_OR = low_rank[2 * which], low_rank[2 * which + 1]
-                kept_TD = masks[which]
+                drawn: Dropout = ctx.draws[which]
                 part_TO = grad_TO[:, start : start + size]
                 inner_grad_TR = part_TO @ (b_OR.to(dtype) * scaling)
-                dropped_TD = _dropped(x_TD, kept_TD, dropout)
-                gradients.append((inner_grad_TR.T @ dropped_TD).to(a_RD.dtype))
+                gradients.append((inner_grad_TR.T @ drawn.applied(x_TD)).to(a_RD.dtype))
                 gradients.append((part_TO.T @ inner[which]).to(b_OR.dtype).mul_(scaling))
-                if gx_TD is not None and kept_TD is None:
-                    gx_TD.addmm_(inner_grad_TR, a_RD.to(dtype))
-                elif gx_TD is not None:
-                    gx_TD += _dropped(inner_grad_TR @ a_RD.to(dtype), kept_TD, dropout)
+                if gx_TD is not None:
+                    gx_TD += drawn.applied(inner_grad_TR @ a_RD.to(dtype))
                 which += 1
             start += size
         return (gx_TD, None, None, None, None, *gradients)
-
-
-def _draw_mask(x_TD: Tensor, dropout: float) -> Tensor | None:
-    """Draw which inputs are kept, with the same use of the generator as `nn.Dropout`."""
-    if dropout == 0.0:
-        return None
-    return torch.empty_like(x_TD).bernoulli_(1.0 - dropout).bool()
-
-
-def _dropped(x_TD: Tensor, kept_TD: Tensor | None, dropout: float) -> Tensor:
-    return x_TD if kept_TD is None else x_TD * kept_TD * (1.0 / (1.0 - dropout))

@@ -54,6 +54,39 @@ static inline uint16_t to_bfloat16(float value) {
     return (uint16_t)((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded);
 }
 
+/* Sixteen good bits in each half of a number from any number (Wellons, hash prospector). */
+static inline uint32_t mixed(uint32_t x) {
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+
+/* What is dropped: a function of a seed and of the place alone, so that the backward pass finds
+ * the same. Below `threshold` (of 2^32) a number is dropped, the others are multiplied by `factor`;
+ * nothing is where the threshold is 0. Of attention weights the place is query, head and key. */
+typedef struct {
+    uint32_t low, high, threshold;
+    float factor;
+} dropped;
+
+static inline uint32_t drawn(const dropped *drop, size place) {
+    return mixed(drop->low ^ (uint32_t)place * 0x9e3779b1u) ^ drop->high;
+}
+
+static inline float kept(const dropped *drop, uint32_t drawn, size key) {
+    return mixed(drawn + (uint32_t)key * 0x85ebca77u) < drop->threshold ? 0.0f : drop->factor;
+}
+
+static void drop_rows(float *weights, const dropped *drop, size first, size head, size heads,
+                      size key_first, size queries, size keys) {
+    for (size query = 0; query < queries; query++) {
+        uint32_t row = drawn(drop, (first + query) * heads + head);
+        float *w = weights + query * keys;
+#pragma omp simd
+        for (size i = 0; i < keys; i++) w[i] *= kept(drop, row, key_first + i);
+    }
+}
+
 /* Scores [queries, keys] become attention weights in place, each query over its own keys
  * [low, high), zero elsewhere; normaliser: the log-sum-exp of each query. */
 static void softmax_rows(float *scores, float *normaliser, const int32_t *low,
@@ -79,7 +112,7 @@ static void softmax_rows(float *scores, float *normaliser, const int32_t *low,
 }
 
 /* Backward of the above: scores become the weights again, back (grad v^T) the gradient of the
- * scores, weight * (back - output . grad). */
+ * scores, weight * (back - output . grad), with back as it is after dropping. */
 static void softmax_rows_backward(float *scores, float *back, const float *normaliser,
                                   const float *output, const float *grad, const int32_t *low,
                                   const int32_t *high, size key_first, size queries, size keys,
@@ -123,8 +156,10 @@ static inline void multiply(product gemm, int ta, int tb, size m, size n, size k
 void attention(product gemm, const float *q, const float *k, const float *v, float *output,
                float *normaliser, const int32_t *low, const int32_t *high, const int64_t *blocks,
                size count, size tokens, size heads, size key_heads, size head,
-               size q_stride, size k_stride, size largest, float scale) {
+               size q_stride, size k_stride, size largest, float scale, size seed_low,
+               size seed_high, size threshold, float factor) {
     size group = heads / key_heads;
+    dropped drop = {(uint32_t)seed_low, (uint32_t)seed_high, (uint32_t)threshold, factor};
 #pragma omp parallel
     {
         float *scores = malloc((size_t)largest * sizeof *scores);
@@ -138,6 +173,8 @@ void attention(product gemm, const float *q, const float *k, const float *v, flo
                          k_stride, 0.0f, scores, keys);
                 softmax_rows(scores, normaliser + h * tokens + b[0], low + b[0], high + b[0],
                              b[2], queries, keys);
+                if (threshold)
+                    drop_rows(scores, &drop, b[0], h, heads, b[2], queries, keys);
                 multiply(gemm, 0, 0, queries, head, keys, 1.0f, scores, keys, v + there, k_stride,
                          0.0f, output + (b[0] * heads + h) * head, heads * head);
             }
@@ -153,8 +190,10 @@ void attention_backward(product gemm, const float *q, const float *k, const floa
                         float *gq, float *gk, float *gv, const int32_t *low, const int32_t *high,
                         const int64_t *blocks, const int64_t *segments, size count, size tokens,
                         size heads, size key_heads, size head, size q_stride,
-                        size k_stride, size largest, float scale) {
+                        size k_stride, size largest, float scale, size seed_low,
+                        size seed_high, size threshold, float factor) {
     size group = heads / key_heads, row = heads * head;
+    dropped drop = {(uint32_t)seed_low, (uint32_t)seed_high, (uint32_t)threshold, factor};
 #pragma omp parallel
     {
         float *scores = malloc((size_t)largest * 2 * sizeof *scores), *back = scores + largest;
@@ -177,11 +216,15 @@ void attention_backward(product gemm, const float *q, const float *k, const floa
                                  k + there, k_stride, 0.0f, scores, keys);
                         multiply(gemm, 0, 1, queries, keys, head, 1.0f, grad + dense, row,
                                  v + there, k_stride, 0.0f, back, keys);
+                        if (threshold)
+                            drop_rows(back, &drop, b[0], h, heads, b[2], queries, keys);
                         softmax_rows_backward(scores, back, normaliser + h * tokens + b[0],
                                               output + dense, grad + dense, low + b[0],
                                               high + b[0], b[2], queries, keys, head, row);
                         multiply(gemm, 0, 0, queries, head, keys, scale, back, keys, k + there,
                                  k_stride, 0.0f, gq + here, q_stride);
+                        if (threshold)
+                            drop_rows(scores, &drop, b[0], h, heads, b[2], queries, keys);
                         multiply(gemm, 1, 0, keys, head, queries, 1.0f, scores, keys,
                                  grad + dense, row, 1.0f, gv + there, k_stride);
                         multiply(gemm, 1, 0, keys, head, queries, scale, back, keys, q + here,
@@ -272,6 +315,15 @@ void NAME(rms_norm_backward)(const ELEMENT *restrict grad, const ELEMENT *restri
         for (size i = 0; i < width; i++)
             out[i] = STORE(LOAD(g[i]) * weight[i] * scale - LOAD(in[i]) * along);
     }
+}
+
+/* y = x where it is kept, else 0. */
+void NAME(dropout)(const ELEMENT *restrict x, ELEMENT *restrict y, size count, size seed_low,
+                   size seed_high, size threshold, float factor) {
+    dropped drop = {(uint32_t)seed_low, (uint32_t)seed_high, (uint32_t)threshold, factor};
+#pragma omp parallel for simd schedule(static)
+    for (size i = 0; i < count; i++)
+        y[i] = STORE(mixed(drawn(&drop, i)) < drop.threshold ? 0.0f : LOAD(x[i]) * drop.factor);
 }
 
 /* h = silu(gate) * up; a row of gate_up is gate then up, `width` each. */
