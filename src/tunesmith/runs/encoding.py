@@ -14,8 +14,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 from tunesmith.data.batch import Encoded
@@ -133,8 +136,9 @@ def _in_chunks(
     count = _processes(len(chunks) * _CHUNK_BYTES)
     job = _Job(task, data, drop)
     began, done = time.perf_counter(), 0
+    # Processes are forked before the bar, which may draw itself by a thread.
+    results = map(job.encode, chunks) if count == 1 else _by_processes(job, chunks, count)
     with store.console.progress("encode", len(data)) as bar:
-        results = map(job.encode, chunks) if count == 1 else _by_processes(job, chunks, count)
         for chunk, result in zip(chunks, results, strict=True):
             if isinstance(result, _Refused):
                 raise DataError(result.what, where=result.where, fix=result.fix)
@@ -180,16 +184,18 @@ _job: _Job
 
 
 def _by_processes(job: _Job, chunks: Sequence[range], count: int) -> Iterator[Tables | _Refused]:
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
-
     # Forked: a started one would first import for seconds. It touches neither torch nor a GPU.
     pool = ProcessPoolExecutor(
         count, mp_context=get_context("fork"), initializer=_begin, initargs=(job, os.getpid())
     )
+    return _results(pool, pool.map(_encode_chunk, chunks))
+
+
+def _results(
+    pool: ProcessPoolExecutor, results: Iterator[Tables | _Refused]
+) -> Iterator[Tables | _Refused]:
     try:
-        yield from pool.map(_encode_chunk, chunks)
+        yield from results
     except BrokenProcessPool as error:
         raise RunError(
             "A process that encoded records was ended from outside, perhaps for want of memory.",
