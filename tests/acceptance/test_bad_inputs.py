@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tests.acceptance.jobs import ANSWERS, CLASSES, TEXTS, lines, recipe
+from tests.acceptance.jobs import ANSWERS, CLASSES, TAGGED, TEXTS, lines, recipe
 
 from tunesmith.cli.contracts import ErrorDocument
 
@@ -391,6 +391,11 @@ MODELS = {
     "metric of answers that are not generated": Bad(
         "evaluation.generate", "'rouge_l', which decides, is measured on generated answers",
         "Raise it", {"evaluation": "{metric: rouge_l, generate: 0}"},
+    ),
+    "objective of another task that reads the same": Bad(
+        "objective", "'spans' learns a part of a text, but the task 'tagging' gives a class of",
+        "Leave it out, or choose 'token_classes'",
+        {"task": "tagging", "objective": "spans"}, {"train.jsonl": lines(TAGGED)}, model="bert",
     ),
     "objective of another task": Bad(
         "objective", "'classes' reads Pooled", "Leave it out, or choose 'token_likelihood'",

@@ -127,6 +127,9 @@ class Objective(ABC):
 
     name: ClassVar[str]
     readout: ClassVar[type[Any]]
+    target: ClassVar[str] = ""
+    """What of an example is learnt, in words: what another task gives under the same readout would
+    be taken for it. Empty: whatever the task gives."""
     whole_step: ClassVar[bool] = False
     """It compares the records of a step with each other, so that a step is one micro-batch."""
 

@@ -22,6 +22,7 @@ class BinaryClasses(Objective):
     """Negative log-likelihood of each class being there or not in nats, summed over all."""
 
     readout = Pooled
+    target = "whether each class is there"
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of documents times that of classes."""

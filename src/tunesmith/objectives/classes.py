@@ -19,6 +19,7 @@ class Classes(Objective):
     """Negative log-likelihood of the class in nats, summed over documents."""
 
     readout = Pooled
+    target = "one class of a text"
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of documents."""

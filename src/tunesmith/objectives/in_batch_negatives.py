@@ -28,6 +28,7 @@ class InBatchNegatives(Objective):
     """Cross-entropy of the right candidate among all texts of a step, in nats, summed."""
 
     readout = Vectors
+    target = "which text is right"
     whole_step = True
 
     class Options(BaseModel):

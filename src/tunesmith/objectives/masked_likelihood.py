@@ -22,6 +22,7 @@ class MaskedLikelihood(Objective):
     """Negative log-likelihood in nats, summed over the tokens that were hidden."""
 
     readout = TokenLogProbs
+    target = "what was hidden"
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of hidden tokens."""

@@ -24,6 +24,7 @@ class ScoreOrder(Objective):
     """How far the order of cosines is from that of the scores, over all pairs of a step."""
 
     readout = Vectors
+    target = "scores of pairs"
     whole_step = True
 
     class Options(BaseModel):

@@ -21,6 +21,7 @@ class Spans(Objective):
     """Mean negative log-likelihood of beginning and end in nats, summed over documents."""
 
     readout = PerToken
+    target = "a part of a text"
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of documents."""

@@ -19,6 +19,7 @@ class SquaredError(Objective):
     """Squared difference from the score, summed over documents."""
 
     readout = Pooled
+    target = "a number"
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of documents."""

@@ -21,6 +21,7 @@ class TokenClasses(Objective):
     """Negative log-likelihood of the class in nats, summed over the tokens that have one."""
 
     readout = PerToken
+    target = "a class of each token"
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of tokens that have a class."""

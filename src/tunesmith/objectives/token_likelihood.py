@@ -22,6 +22,7 @@ class TokenLikelihood(Objective):
     """Negative log-likelihood in nats, a weighted sum over learnt tokens."""
 
     readout = TokenLogProbs
+    target = "the next token"
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the summed weight of the learnt tokens."""

@@ -139,13 +139,21 @@ def make_objective(recipe: Recipe, task: Task) -> Objective:
         own: Objective = OBJECTIVES.get(task.objective)()
         return own
     chosen: Objective = OBJECTIVES.get(recipe.objective.name)(recipe.objective.options)
-    needed = OBJECTIVES.get(task.objective).readout
-    if chosen.readout is not needed:
+    needed: type[Objective] = OBJECTIVES.get(task.objective)
+    fix = f"Leave it out, or choose {task.objective!r}."
+    if chosen.readout is not needed.readout:
         raise RecipeError(
             f"The objective {chosen.name!r} reads {chosen.readout.__name__}, but the task"
-            f" {task.name!r} gives {needed.__name__}.",
+            f" {task.name!r} gives {needed.readout.__name__}.",
             where="objective",
-            fix=f"Leave it out, or choose {task.objective!r}.",
+            fix=fix,
+        )
+    if chosen.target and chosen.target != needed.target:
+        raise RecipeError(
+            f"The objective {chosen.name!r} learns {chosen.target}, but the task {task.name!r}"
+            f" gives {needed.target}.",
+            where="objective",
+            fix=fix,
         )
     return chosen
 
