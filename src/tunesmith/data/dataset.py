@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tunesmith.data.formats import FORMATS, convert_all, detect, fields_of, rename, serving
+from tunesmith.data.columns import fields_of, rename
+from tunesmith.data.formats import FORMATS, convert_all, detect, serving
 from tunesmith.data.labelled import gather
 from tunesmith.data.questions import questions_of
 from tunesmith.data.records import Dropped, RankedTexts
@@ -145,13 +146,14 @@ def dataset_of(
         raise DataError(f"There is no format {format!r}.", where=spec, fix=suggest(format, FORMATS))
     else:
         chosen = FORMATS[format]
-    if chosen.record is not record_type:
+    if not chosen.serves(record_type):
         accepted = ", ".join(other.name for other in serving(record_type))
         raise DataError(
             f"The format {chosen.name} does not serve this task.",
             where=spec,
             fix=f"It learns from {accepted}.",
         )
+    chosen = chosen.becoming(record_type)
     read = {*chosen.required, *chosen.optional, group}
     converted = convert_all(rows, raw.origins, chosen, spec, drop=drop)
     return Dataset(

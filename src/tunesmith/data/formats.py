@@ -17,6 +17,12 @@
     text_entities       text, entities                                   ─> TaggedText
     anchor_positive     anchor, positive [, negative, negatives]         ─> RelatedTexts
     scored_pair         sentence1, sentence2, score                      ─> RelatedTexts
+    source_target       source, target                                   ─> TextPair
+    translation         translation: {en: …, fr: …}                      ─> TextPair
+    document_summary    document, summary                                ─> TextPair
+    article_highlights  article, highlights                              ─> TextPair
+    dialogue_summary    dialogue, summary                                ─> TextPair
+    text_summary        text, summary                                    ─> TextPair
     squad               context, question, answers [, is_impossible]     ─> QuestionedText
 
 A format is never guessed: it is the one whose fields all rows have, it is named in the output, and
@@ -28,7 +34,7 @@ not known here, only rows and where they came from. The conversations' turns are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -44,6 +50,7 @@ from tunesmith.data.labelled import (
     read_score_row,
     some_text,
 )
+from tunesmith.data.pairs import PAIRS, read_instruction_row, reader
 from tunesmith.data.questions import read_question_row
 from tunesmith.data.records import (
     Conversation,
@@ -57,6 +64,7 @@ from tunesmith.data.records import (
     RelatedTexts,
     ScoredText,
     TaggedText,
+    TextPair,
 )
 from tunesmith.data.related import read_related_row, read_scored_row
 from tunesmith.data.tagged import read_iob1_row, read_spans_row, read_tags_row
@@ -69,7 +77,7 @@ from tunesmith.data.turns import (
     require_answer,
     text_field,
 )
-from tunesmith.errors import DataError, suggest
+from tunesmith.errors import DataError
 
 Row = Mapping[str, Any]
 OR_DROP = " Or leave out records of which nothing would be learnt: `data.unlearnable: drop`."
@@ -89,6 +97,7 @@ class Format:
         convert: turns a row into that; raises `RowError`.
         example: one row, as JSON.
         by_name: it is never recognised, as another has the same fields; a recipe must name it.
+        as_pair: turns a row into a source with its target, where it may be read as that too.
     """
 
     name: str
@@ -98,6 +107,17 @@ class Format:
     convert: Callable[[Row], BaseModel]
     example: str
     by_name: bool = False
+    as_pair: Callable[[Row], TextPair] | None = None
+
+    def serves(self, record_type: type[BaseModel]) -> bool:
+        """Return whether a row can become such a record."""
+        return self.record is record_type or (record_type is TextPair and self.as_pair is not None)
+
+    def becoming(self, record_type: type[BaseModel]) -> Format:
+        """Return the format whose rows become such records, which it must serve."""
+        if self.record is record_type or self.as_pair is None:
+            return self
+        return replace(self, record=TextPair, convert=self.as_pair)
 
     def fits(self, fields: Sequence[str]) -> bool:
         """Return whether a row with these fields can be of this format."""
@@ -158,6 +178,7 @@ FORMATS: dict[str, Format] = {
         Format(
             "alpaca", ("instruction", "output"), ("input", "system", "history"), Conversation,
             _alpaca, '{"instruction": "Name a colour.", "input": "", "output": "Blue."}',
+            as_pair=read_instruction_row,
         ),
         Format(
             "chat", ("messages",), ("tools",), Conversation, _chat,
@@ -172,6 +193,7 @@ FORMATS: dict[str, Format] = {
         Format(
             "prompt_completion", ("prompt", "completion"), ("tools",), Conversation,
             _prompt_completion, '{"prompt": "Name a colour.", "completion": "Blue."}',
+            as_pair=reader("prompt", "completion"),
         ),
         Format("text", ("text",), (), Document, _text, '{"text": "Once upon a time ..."}'),
         Format(
@@ -232,6 +254,8 @@ FORMATS: dict[str, Format] = {
             "scored_pair", ("sentence1", "sentence2", "score"), (), RelatedTexts, read_scored_row,
             '{"sentence1": "A cat sits.", "sentence2": "A cat is sitting.", "score": 4.8}',
         ),
+        *(Format(name, fields, (), TextPair, read, example)
+          for name, (fields, read, example) in PAIRS.items()),
     )
 }  # fmt: skip
 """Every format, by name. `record` of each says which tasks it serves."""
@@ -239,43 +263,12 @@ FORMATS: dict[str, Format] = {
 
 def serving(record_type: type[BaseModel]) -> list[Format]:
     """Return the formats that become `record_type`."""
-    return [format for format in FORMATS.values() if format.record is record_type]
+    return [format for format in FORMATS.values() if format.serves(record_type)]
 
 
 def describe(record_type: type[BaseModel]) -> str:
     """Return one line for each format that serves `record_type`, with an example."""
     return "\n".join(f"{format.name}: {format.example}" for format in serving(record_type))
-
-
-def rename(rows: Sequence[Row], columns: Mapping[str, str], where: str) -> list[dict[str, Any]]:
-    """Return the rows with fields renamed.
-
-    Args:
-        columns: name that the format expects -> name in the file.
-
-    Raises:
-        DataError: no row has such a field.
-    """
-    present = fields_of(rows)
-    for wanted, theirs in columns.items():
-        if theirs not in present:
-            raise DataError(
-                f"There is no field {theirs!r} to read as {wanted!r}.",
-                where=f"{where}: columns.{wanted}",
-                fix=suggest(theirs, present),
-            )
-    back = {theirs: wanted for wanted, theirs in columns.items()}
-    # a field that already has a wanted name, but that is not the one asked for, gives way
-    return [
-        {back.get(name, name): value for name, value in row.items()
-         if name in back or name not in columns}
-        for row in rows
-    ]  # fmt: skip
-
-
-def fields_of(rows: Sequence[Row]) -> list[str]:
-    """Return every field that some row has, in order of first appearance."""
-    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def detect(rows: Sequence[Row], record_type: type[BaseModel], where: str) -> Format:
@@ -293,9 +286,9 @@ def detect(rows: Sequence[Row], record_type: type[BaseModel], where: str) -> For
             counts[name] = counts.get(name, 0) + 1
     fields = [name for name, count in counts.items() if 2 * count > len(rows)]
     fitting = [f for f in FORMATS.values() if f.fits(fields) and not f.by_name]
-    wanted = [format for format in fitting if format.record is record_type]
+    wanted = [format for format in fitting if format.serves(record_type)]
     if len(wanted) == 1:
-        return wanted[0]
+        return wanted[0].becoming(record_type)
     if wanted:
         names = " and ".join(format.name for format in wanted)
         raise DataError(

@@ -64,6 +64,13 @@ class Document(BaseModel):
     text: str = Field(min_length=1, description="the text")
 
 
+class TextPair(BaseModel):
+    """A text, and the text that is to be written from it: its translation, its summary."""
+
+    source: str = Field(min_length=1, description="the text that is read")
+    target: str = Field(min_length=1, description="the text that is written")
+
+
 class LabelledText(BaseModel):
     """A text and the class it belongs to; or two texts and that of both together."""
 
@@ -151,7 +158,14 @@ class RelatedTexts(BaseModel):
 Classified = LabelledText | MultiLabelledText | ScoredText
 """A text, or two, of which something is said as a whole."""
 Record = (
-    Conversation | Document | Classified | RankedTexts | TaggedText | QuestionedText | RelatedTexts
+    Conversation
+    | Document
+    | TextPair
+    | Classified
+    | RankedTexts
+    | TaggedText
+    | QuestionedText
+    | RelatedTexts
 )
 
 
@@ -170,6 +184,8 @@ def text_of(record: BaseModel) -> str:
     """
     if isinstance(record, QuestionedText):
         return f"{record.question}\n\n{record.text}"
+    if isinstance(record, TextPair):
+        return f"{record.source}\n\n{record.target}"
     if isinstance(record, RelatedTexts):
         return f"{record.text}\n\n{record.other}"
     if isinstance(record, Classified) and record.other is not None:
@@ -189,6 +205,9 @@ def content_key(record: BaseModel) -> str:
     if isinstance(record, QuestionedText | RelatedTexts):
         with_it = record.question if isinstance(record, QuestionedText) else record.other
         return "\0".join(" ".join(part.casefold().split()) for part in (with_it, record.text))
+    if isinstance(record, TextPair):
+        pair = (record.source, record.target)
+        return "\0".join(" ".join(part.casefold().split()) for part in pair)
     if isinstance(record, RankedTexts) or (isinstance(record, Classified) and record.other):
         parts = record.documents if isinstance(record, RankedTexts) else [record.other or ""]
         return "\0".join(" ".join(part.casefold().split()) for part in (record.text, *parts))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from tunesmith.data.records import Conversation, content_key, text_of
+from tunesmith.data.records import Conversation, TextPair, content_key, text_of
 from tunesmith.quality.duplicates import THRESHOLD, Pair
 from tunesmith.quality.similarity import Signatures
 
@@ -28,7 +28,8 @@ class Leaks:
         exact: equal records (`first` in test, `second` in train).
         near: the nearest train record of each test record that has one alike and none equal, the
             most alike first.
-        same_prompt: conversations that ask the same but are answered differently.
+        same_prompt: conversations that ask the same but are answered differently; likewise sources
+            with other targets.
         tested: how many records the test set has.
     """
 
@@ -76,6 +77,8 @@ def _places(keys: Iterable[str]) -> dict[str, int]:
 
 
 def _prompt(record: BaseModel) -> str:
+    if isinstance(record, TextPair):
+        return " ".join(record.source.casefold().split())
     if not isinstance(record, Conversation):
         return ""
     return content_key(Conversation.model_construct(messages=record.prompt))
