@@ -22,6 +22,7 @@ from tunesmith.data.records import (
     RelatedTexts,
     ScoredText,
     TaggedText,
+    TextPair,
 )
 from tunesmith.registry import TASKS, TECHNIQUES
 
@@ -37,6 +38,7 @@ RECORDS = {
     RelatedTexts: "pairs, triplets, scored pairs",
     ScoredText: "text with a number, or two texts",
     TaggedText: "CoNLL files, words with tags, text with spans",
+    TextPair: "source and target, translations, summaries",
 }
 
 

@@ -45,6 +45,10 @@ RANKED = [
     for a, b in zip(WORDS[:5] * 4, WORDS, strict=False) for way in (1, -1)
 ]  # fmt: skip
 
+TRANSLATED = [
+    {"source": f"Say {a} {b}", "target": f"{b} {a}"} for a in WORDS[:5] for b in WORDS[5:]
+]
+
 
 @dataclass(frozen=True)
 class Said:

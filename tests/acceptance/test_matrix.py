@@ -31,12 +31,13 @@ from tests.acceptance.jobs import (
     SEVERAL,
     TAGGED,
     TEXTS,
+    TRANSLATED,
     WORDS,
     Said,
     lines,
     recipe,
 )
-from tests.tiny import ENCODERS, LAYERS, tiny_config
+from tests.tiny import ENCODER_DECODERS, ENCODERS, LAYERS, tiny_config
 from torch import Tensor
 from transformers.models.auto import modeling_auto
 
@@ -63,8 +64,10 @@ ROWS = {
     "multi_label": SEVERAL,
     "regression": NUMBERS,
     "reranking": RANKED,
+    "seq2seq": TRANSLATED,
 }
 TASK = {
+    "seq2seq": "{name: seq2seq, max_new_tokens: 4}",
     "instruct": "{name: instruct, max_new_tokens: 4}",
     "language_modeling": "{name: language_modeling, max_new_tokens: 4}",
 }
@@ -126,13 +129,31 @@ SAMPLED_TASKS = {  # tasks that share the path of another: every head is tested 
     "regression": {("lora", "bert"), ("full", "gpt2")},
     "reranking": {("full", "bert"), ("layers", "llama")},
 }
+REFUSED |= (
+    {
+        (technique, "seq2seq", "t5"): "virtual tokens stand before one text"
+        for technique in ("prompt_tuning", "p_tuning", "prefix_tuning")
+    }
+    | {
+        ("lora", task, "t5"): "is an encoder-decoder (t5): it reads a text and writes another"
+        for task in TASKS.names()
+        if task != "seq2seq"
+    }
+    | {
+        ("repurpose", "seq2seq", "t5"): "'repurpose' does not suit the task 'seq2seq'",
+        ("lora", "seq2seq", "bert"): "is an encoder (bert): it reads text and writes none",
+    }
+)
+PAIRED = {(name, "t5") for name in TECHNIQUES.names()} | {("full", "gpt2"), ("lora", "llama")}
 ADAPTERS = {"lora", *SAMPLED}
 ALL = [
     cell
     for cell in itertools.product(TECHNIQUES.names(), TASKS.names(), FAMILIES)
-    if (cell[0] not in SAMPLED or cell[1:] in SAMPLED[cell[0]])
+    if cell[1] != "seq2seq"
+    and (cell[0] not in SAMPLED or cell[1:] in SAMPLED[cell[0]])
     and (cell[1] not in SAMPLED_TASKS or (cell[0], cell[2]) in SAMPLED_TASKS[cell[1]])
 ]
+ALL += [(technique, "seq2seq", family) for technique, family in sorted(PAIRED)]
 TRAINED = [cell for cell in ALL if cell not in REFUSED]
 
 
@@ -326,6 +347,8 @@ def read(cell: Finished) -> tuple[Any, Any]:
 
         return SentenceTransformer(str(cell.model), device="cpu"), tokenizer
     ending = ENDINGS.get(cell.task, "ForCausalLM")
+    if cell.family in ENCODER_DECODERS:
+        ending = "ForSeq2SeqLM"
     if cell.technique in ADAPTERS:
         counts = {"classification": 2, "tagging": len(TAGS), "multi_label": 3, "regression": 1}
         options = {"num_labels": counts[cell.task]} if cell.task in counts else {}
@@ -440,8 +463,13 @@ def log_likelihood(cell: Finished, model: Any, tokenizer: Any, tested: dict[str,
         places = [place_of_tag(word) for word in tested["prompt"].split()]
         scores = tag_logits(cell, model, tokenizer, tested["prompt"]).log_softmax(-1)
         return float(scores.gather(-1, torch.tensor(places)[:, None]).sum())
+    if cell.family in ENCODER_DECODERS:
+        source, labels = (tokenizer(tested[name], return_tensors="pt")["input_ids"]
+                          for name in ("prompt", "reference"))  # fmt: skip
+        scores = model(input_ids=source, labels=labels).logits[0].log_softmax(-1)
+        return float(scores.gather(-1, labels[0, :, None]).sum())
     given, answer = [], tokenizer(tested["prompt"])["input_ids"]
-    if cell.task == "instruct":
+    if cell.task in ("instruct", "seq2seq"):
         given = prompt(tokenizer, tested["prompt"].removeprefix("user: "))
         answer = tokenizer(tested["reference"])["input_ids"]
     ids = torch.tensor([[*given, *answer, tokenizer.eos_token_id]])
@@ -464,9 +492,11 @@ def prompt(tokenizer: Any, text: str) -> list[int]:
 @torch.no_grad()
 def continuation(cell: Finished, model: Any, tokenizer: Any, text: str) -> str:
     """Return what the model writes after a text, by the reader's own generation."""
-    given = prompt(tokenizer, text) if cell.task == "instruct" else tokenizer(text)["input_ids"]
+    asked = cell.task in ("instruct", "seq2seq") and cell.family not in ENCODER_DECODERS
+    given = prompt(tokenizer, text) if asked else tokenizer(text)["input_ids"]
     made = model.generate(input_ids=torch.tensor([given]), max_new_tokens=4, do_sample=False)
-    return tokenizer.decode(made[0, len(given) :], skip_special_tokens=True)
+    first = 1 if cell.family in ENCODER_DECODERS else len(given)
+    return tokenizer.decode(made[0, first:], skip_special_tokens=True)
 
 
 # Documents of a finished run

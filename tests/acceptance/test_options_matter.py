@@ -24,6 +24,7 @@ from tests.acceptance.jobs import (
     SEVERAL,
     TAGGED,
     TEXTS,
+    TRANSLATED,
     lines,
 )
 from tests.tiny import tiny_model_folder
@@ -61,6 +62,7 @@ FILES = {
     "numbers.jsonl": NUMBERS,
     "ranked.jsonl": RANKED,
     "tagged.jsonl": TAGGED,
+    "translated.jsonl": TRANSLATED,
     "related.jsonl": RELATED,
     "scored.jsonl": [{"sentence1": row["anchor"], "sentence2": row["positive"], "score": i % 5}
                      for i, row in enumerate(RELATED)],
@@ -98,6 +100,11 @@ FILL = LM | {
     "model": "masked-bert",
     "task": {"name": "masked_language_modeling"},
     "technique": "full",
+}
+WRITE = INSTRUCT | {
+    "model": "bart",
+    "task": {"name": "seq2seq", "max_new_tokens": 3},
+    "data": {"train": "translated.jsonl"},
 }
 CLASS = INSTRUCT | {
     "model": "bert",
@@ -244,6 +251,16 @@ def checkpoints(recipe: dict[str, Any], runs: Path) -> list[str]:
 def answer(recipe: dict[str, Any], runs: Path) -> str:
     """What the fine-tuned model says."""
     return trained(recipe, runs).predict(["The apple"])[0].text
+
+
+def generated_with(recipe: dict[str, Any], runs: Path) -> str:
+    """The generation settings that the result has for whoever loads it."""
+    return (trained(recipe, runs).path / "model" / "generation_config.json").read_text()
+
+
+def scores(recipe: dict[str, Any], runs: Path) -> str:
+    """What each record scored after training."""
+    return (trained(recipe, runs).path / "evaluation" / "after.jsonl").read_text()
 
 
 def replies(recipe: dict[str, Any], runs: Path) -> str:
@@ -399,6 +416,14 @@ TABLE: dict[str, Row] = {
     "task extraction.stride": Row(2, 8, checked, ASK, {"task.max_length": 24}, part="train"),
     "task extraction.max_answer_length": Row(1, 9, replies, ASK, {"task.no_answer_threshold": 1e6}),
     "task extraction.no_answer_threshold": Row(-1e6, 1e6, replies, ASK),
+    "task seq2seq.prefix": Row("", "To German: ", checked, WRITE, part="shown"),
+    "task seq2seq.max_source_length": Row(None, 8, checked, WRITE, part="cut"),
+    "task seq2seq.max_target_length": Row(None, 6, checked, WRITE, part="cut"),
+    "task seq2seq.source_language": Row(None, "en", refusal, WRITE),
+    "task seq2seq.target_language": Row(None, "de", refusal, WRITE),
+    "task seq2seq.max_new_tokens": Row(1, 3, answer, WRITE),
+    "task seq2seq.beams": Row(1, 4, generated_with, WRITE),
+    "task seq2seq.bleu_words": Row("13a", "char", scores, WRITE),
     "task tagging.scheme": Row("bio", "iobes", checked, TAG, part="parameters"),
     "task tagging.labels": Row(None, ["THING", "PLACE"], record, TAG, part="task"),
     "task tagging.max_length": Row(None, 20, checked, TAG, {"task.overlap": 2}, part="train"),

@@ -17,14 +17,15 @@ from pathlib import Path
 import pytest
 from tests.acceptance.outcomes import KEPT, Outcome, Outcomes
 from tests.acceptance.test_matrix import Finished, based_on, check, lay_out
-from tests.tiny import DECODERS, ENCODERS, MIXTURES, tiny_model_folder
+from tests.tiny import DECODERS, ENCODER_DECODERS, ENCODERS, MIXTURES, tiny_model_folder
 
 from tunesmith.errors import TunesmithError
 from tunesmith.models.resolve import resolve
 from tunesmith.registry import TASKS, TECHNIQUES
 from tunesmith.runs.prepare import refuse
 
-CELLS = itertools.product(TECHNIQUES.names(), TASKS.names(), (*DECODERS, *MIXTURES, *ENCODERS))
+FAMILIES = (*DECODERS, *MIXTURES, *ENCODERS, *ENCODER_DECODERS)
+CELLS = itertools.product(TECHNIQUES.names(), TASKS.names(), FAMILIES)
 OUTCOMES = Outcomes(KEPT)
 LEFT = [cell for cell in CELLS if not OUTCOMES.settled(cell)]
 

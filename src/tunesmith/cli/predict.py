@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _WHOLE = ({"question", "context"}, {"text", "text_pair"}, {"query", "documents"})
 """Fields of objects that are one input."""
-_INPUT_FIELDS = ("messages", "text", "tokens", "prompt", "input")
+_INPUT_FIELDS = ("messages", "text", "source", "tokens", "prompt", "input")
 
 
 def predict(
@@ -42,8 +42,8 @@ def predict(
 
     A line of a .jsonl file is a text, a list (of chat messages, or of words), an object with
     question and context, with text and text_pair or with query and documents, or one with one of
-    the fields messages, text, tokens, prompt or input. A question on a text may also be one text
-    whose first line is the question.
+    the fields messages, text, source, tokens, prompt or input. A question on a text may also be one
+    text whose first line is the question.
 
     \b
     Examples:

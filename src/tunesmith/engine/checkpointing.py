@@ -14,7 +14,7 @@ second computations fall where least is held.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -96,12 +96,19 @@ class LayerCheckpoints:
         layers = [self._model.module.get_submodule(name) for name in self.layers]
         handles = [layer.register_forward_pre_hook(counter.enter) for layer in layers]
         handles += [layer.register_forward_hook(counter.leave) for layer in layers]
+        parts: Iterable[Any] = self._model.module.modules()
+        dropping = [part for part in parts if getattr(part, "layerdrop", 0)]
+        rates = [part.layerdrop for part in dropping]
+        for part in dropping:  # whole layers are dropped at random: count them all
+            part.layerdrop = 0.0
         try:
             with torch.enable_grad(), saved_tensors_hooks(counter.pack, lambda tensor: tensor):
                 compute()
         finally:
             for handle in handles:
                 handle.remove()
+            for part, rate in zip(dropping, rates, strict=True):
+                part.layerdrop = rate
         return Held(counter.elsewhere, tuple(counter.inside), tuple(counter.inputs))
 
 

@@ -67,6 +67,11 @@ def general_probe() -> list[Document]:
 def probe_refusal(engine: Engine) -> str | None:
     """Return why this model cannot read the probe, in words, or None where it can."""
     anatomy = engine.model.anatomy
+    if anatomy.encoder is not None:
+        return (
+            "An encoder-decoder writes one text from another, so there is no perplexity of plain"
+            " text to show what was forgotten."
+        )
     if anatomy.kind != "decoder":
         return (
             "An encoder does not predict text from left to right, so there is no perplexity to"

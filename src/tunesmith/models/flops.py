@@ -39,6 +39,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.data.batch import Batch, Encoded
 from tunesmith.models.anatomy import Anatomy
+from tunesmith.models.anatomy.blocks import attention_of
 from tunesmith.models.heads import HEADS, head_of
 
 _PASS = 2.0
@@ -52,28 +53,34 @@ class Work:
     Attributes:
         lengths: tokens of each document.
         targets: positions whose next token is learnt.
+        sources: of an encoder-decoder, tokens of the text that each document is written from.
     """
 
     lengths: tuple[int, ...]
     targets: int = 0
+    sources: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, batch: Batch) -> Work:
         """Return the work of a batch."""
-        streams = batch.streams.values()
+        read = batch.source
+        streams = [stream for stream in batch.streams.values() if stream is not read]
         weights = [stream.weights_T for stream in streams if stream.weights_T is not None]
         return cls(
             tuple(length for stream in streams for length in stream.lengths),
             sum(int((weights_T != 0).sum()) for weights_T in weights),
+            () if read is None else tuple(read.lengths),
         )
 
     @classmethod
     def of_examples(cls, examples: Iterable[Encoded]) -> Work:
         """Return the work of encoded records, however they will be laid into batches."""
-        streams = [stream for example in examples for stream in example.streams.values()]
+        named = [pair for example in examples for pair in example.streams.items()]
+        streams = [stream for name, stream in named if name != "source"]
         return cls(
             tuple(len(stream.ids) for stream in streams),
             sum(stream.trained() for stream in streams),
+            tuple(len(stream.ids) for name, stream in named if name == "source"),
         )
 
 
@@ -88,6 +95,9 @@ class Cost:
         pair: of each pair of a query and a key that it may see, by the width of the layers'
             sliding window (None: as far as the document goes).
         causal: whether a query sees only what stands before it.
+        source: of an encoder-decoder, of each token of a source.
+        read: of each pair of two tokens of a source, which an encoder sees in both directions.
+        across: of each pair of a token that is written and a token of its source.
     """
 
     token: float
@@ -95,6 +105,9 @@ class Cost:
     document: float
     pair: Mapping[int | None, float]
     causal: bool
+    source: float = 0.0
+    read: float = 0.0
+    across: float = 0.0
 
     def flops(self, work: Work) -> float:
         """Return the FLOPs of this work."""
@@ -107,11 +120,17 @@ class Cost:
             + self.target * work.targets
             + self.document * len(work.lengths)
             + attention
+            + self._of_sources(work)
         )
+
+    def _of_sources(self, work: Work) -> float:
+        between = sum(s * t for s, t in zip(work.sources, work.lengths, strict=bool(work.sources)))
+        within = sum(length * length for length in work.sources)
+        return self.source * sum(work.sources) + self.read * within + self.across * between
 
     def of_heads(self) -> Cost:
         """Return what is left where all that the head reads of a document was kept."""
-        return replace(self, token=0.0, target=0.0, pair={})
+        return replace(self, token=0.0, target=0.0, pair={}, source=0.0, read=0.0, across=0.0)
 
 
 def pairs(length: int, *, causal: bool, window: int | None = None) -> int:
@@ -134,6 +153,8 @@ def training_cost(module: nn.Module, anatomy: Anatomy, kept: int = 0) -> Cost:
         anatomy: what is where in it.
         kept: the lowest layers whose output is read, not computed.
     """
+    if anatomy.encoder is not None:
+        return _cost_of_pairs(module, anatomy)
     config: Any = module.config
     text: Any = config.get_text_config()
     times = _times_each_layer_runs(text, len(anatomy.layers))
@@ -165,6 +186,42 @@ def training_cost(module: nn.Module, anatomy: Anatomy, kept: int = 0) -> Cost:
             document += _cost(_maps(part), below)
         below = below or _learns(part.parameters())
     return Cost(token, target, document, pair, anatomy.kind == "decoder")
+
+
+def _cost_of_pairs(module: nn.Module, anatomy: Anatomy) -> Cost:
+    """Return the cost of an encoder-decoder; keys and values across are maps of the source."""
+    config: Any = module.config
+    width = _score_width(config.get_text_config(), 0)
+    below = _learns(_foot(module, anatomy))
+    token = source = read = written = across = 0.0
+    reading_learns = below
+    for number, layer in enumerate(anatomy.layers):
+        below = below or _learns(module.get_submodule(layer.name).parameters())
+        encodes = layer.name.startswith(f"{anatomy.encoder}.")
+        reading_learns = below if encodes else reading_learns
+        of_source: set[str] = set()
+        for name, attention in zip(
+            layer.attentions, attention_of(module, layer, number), strict=True
+        ):
+            flops = (4.0 + 8.0 * below) * width
+            if attention.role == "cross":
+                across += flops
+                inner = (n for n in layer.linears if n.startswith(f"{name}."))
+                of_source |= {n for n in inner if n.rsplit(".", 1)[-1].startswith(("k", "v"))}
+            elif encodes:
+                read += flops
+            else:
+                written += flops
+        for name in layer.linears:
+            maps = list(_maps(module.get_submodule(name)))
+            if encodes or name in of_source:
+                source += _cost(maps, reading_learns)
+            else:
+                token += _cost(maps, below)
+    below = below or _learns(_parameters(module, anatomy.final_norms))
+    target = _cost(_maps(module.get_submodule(anatomy.output or "")), below)
+    pair: dict[int | None, float] = {None: written}
+    return Cost(token, target, 0.0, pair, True, source, read, across)
 
 
 @dataclass(frozen=True)

@@ -283,8 +283,11 @@ def _seconds(prepared: Prepared, step: Step) -> float:
 def _shown(prepared: Prepared, index: int) -> Shown:
     part = prepared.train
     place = owners(part.examples).index(index)
-    stream = next(iter(part.examples[place].streams.values()))
-    shown = [Piece(*piece) for piece in pieces(prepared.model.tokenizer, stream)]
+    first, *others = part.examples[place].streams.values()
+    # Of texts that are compared the first is shown; of a source and its target, both.
+    streams = [first, *(stream for stream in others if stream.trained())]
+    tokenizer = prepared.model.tokenizer
+    shown = [Piece(*piece) for stream in streams for piece in pieces(tokenizer, stream)]
     learnt = None
     if not any(piece.trained for piece in shown):
         learnt = prepared.task.present(part.data.records[index])[1]

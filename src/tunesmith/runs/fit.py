@@ -21,7 +21,7 @@ from tunesmith.errors import DataError, InputError, ModelError
 from tunesmith.evaluation.probe import general_probe
 from tunesmith.models.anatomy import study
 from tunesmith.models.catalogue import catalogue
-from tunesmith.models.kinds import check_fit
+from tunesmith.models.kinds import check_fit, kind_of
 from tunesmith.models.model import Model
 from tunesmith.models.resolve import Resolved
 from tunesmith.models.soundness import check_readable
@@ -120,7 +120,7 @@ def judge(
 
 def _of_model(model: Candidate, task: Any) -> Iterator[Reason]:
     try:
-        kind = check_fit(model.name, model.config, task.head)
+        kind = check_fit(model.name, model.config, task.head_for(kind_of(model.config)))
     except ModelError as error:
         yield Reason("architecture", "unfit", error.what, error.fix)
         return

@@ -15,7 +15,13 @@ from tunesmith.engine.checkpointing import Checkpointed
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import RecipeError
 from tunesmith.recipes.schema import TrainingOptions
-from tunesmith.training.memory import Memory, MemoryEstimate, free_bytes, largest_micro_batch
+from tunesmith.training.memory import (
+    Memory,
+    MemoryEstimate,
+    free_bytes,
+    largest_micro_batch,
+    written_share,
+)
 
 _GB = 10**9
 
@@ -41,7 +47,7 @@ def fit_memory(
     stated = None if training.memory_gb == "auto" else int(training.memory_gb * _GB)
     budget = free_bytes(engine.device) if stated is None else stated
     batch = largest_micro_batch(plan, engine)
-    chosen, estimate = Memory(engine).fit(batch, budget - beside)
+    chosen, estimate = Memory(engine, written_share(plan)).fit(batch, budget - beside)
     estimate = replace(estimate, weights=estimate.weights + beside)
     engine.checkpoints.choose(chosen)
     if estimate.total <= budget:

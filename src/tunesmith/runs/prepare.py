@@ -27,7 +27,7 @@ from tunesmith.engine.optimizer import AdamWOptions
 from tunesmith.engine.precision import choose_dtype
 from tunesmith.errors import DataError, RecipeError, suggest
 from tunesmith.models.altered import altered, settle, surgery_of
-from tunesmith.models.kinds import check_fit
+from tunesmith.models.kinds import check_fit, kind_of
 from tunesmith.models.load import load_model, read_config
 from tunesmith.models.model import Model
 from tunesmith.models.quantised import Quantised, stored_as
@@ -329,9 +329,9 @@ def build_engine(
     dtype = choose_dtype(training.precision, device)
     operations = make_operations(recipe)
     source = altered(resolve(recipe.model, console=console), operations, console)
-    refuse(technique, task, source)
+    kind = refuse(technique, task, source)
     quantised = quantised_base(recipe, technique, source)
-    head = technique.head(task.head)
+    head = technique.head(task.head_for(kind))
     model = load_model(
         source,
         head=head,
@@ -408,13 +408,18 @@ def quantised_base(recipe: Recipe, technique: Technique, source: Resolved) -> Qu
     return None if kind is None else Quantised(kind, recipe.base.double_quantize)
 
 
-def refuse(technique: Technique, task: Task, source: Resolved) -> None:
+def refuse(technique: Technique, task: Task, source: Resolved) -> str:
     """Refuse a technique or a task that cannot go with this kind of model, before it is loaded.
+
+    Returns:
+        The kind.
 
     Raises:
         RecipeError: says why.
     """
-    kind = check_fit(source.name, read_config(source), task.head)
+    config = read_config(source)
+    head = task.head_for(kind_of(config))
+    kind = check_fit(source.name, config, head)
     if kind not in task.kinds:
         raise RecipeError(
             f"The task {task.name!r} needs a {' or '.join(sorted(task.kinds))};"
@@ -422,12 +427,13 @@ def refuse(technique: Technique, task: Task, source: Resolved) -> None:
             where="model",
             fix="Choose another model: `tunesmith models list`.",
         )
-    reason = technique.refuses(task.head, kind)
+    reason = technique.refuses(head, kind)
     if reason:
         raise RecipeError(
             f"The technique {technique.name!r} does not suit the task {task.name!r}: {reason}.",
             where="technique",
         )
+    return kind
 
 
 def _cut(name: str, part: Part | None) -> list[str]:

@@ -108,7 +108,7 @@ def meter_of(engine: Engine, record: Mapping[str, Any]) -> Meter | None:
             machine, or with other threads, there is another roof.
     """
     anatomy = engine.model.anatomy
-    if anatomy.kind not in ("decoder", "encoder"):
+    if anatomy.kind not in ("decoder", "encoder") and anatomy.encoder is None:
         return None
     kept = engine.kept
     cost = training_cost(engine.model.module, anatomy, engine.prefix.layers if kept else 0)

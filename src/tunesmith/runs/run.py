@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import InputError
-from tunesmith.models.load import load_model
+from tunesmith.models.kinds import kind_of
+from tunesmith.models.load import load_model, read_config
 from tunesmith.models.notes import read_notes
 from tunesmith.models.resolve import resolve
 from tunesmith.registry import TASKS
@@ -112,7 +113,7 @@ class Run:
 
     def _base(self) -> Engine:
         about = self.folder.read_json(self.folder.task)
-        if self.task.head != "causal_lm":
+        if self.task.head not in ("causal_lm", "seq2seq_lm"):
             raise InputError(
                 "The base model has no head for this task, so there is nothing to compare with.",
                 where=str(self.path),
@@ -120,7 +121,7 @@ class Run:
         source = resolve(about["base"]["name"])
         model = load_model(
             source,
-            head="causal_lm",
+            head=self.task.head_for(kind_of(read_config(source))),
             dtype=computed_in(self.record),
             quantised=read_notes(self.folder.model).base.quantised,
         )

@@ -123,7 +123,7 @@ class Task(ABC):
     head: ClassVar[str]
     """What the model is loaded with: a name of `models.heads.HEADS`."""
     kinds: ClassVar[frozenset[str]]
-    """Kinds of model that can learn it: `decoder`, `encoder`."""
+    """Kinds of model that can learn it: `decoder`, `encoder`, `encoder-decoder`."""
     objective: str
     """What goes down, unless the recipe names another; may depend on what `study` found."""
     primary: str
@@ -145,6 +145,10 @@ class Task(ABC):
         Raises:
             DataError: the records cannot be learnt from (one class only).
         """
+
+    def head_for(self, kind: str) -> str:
+        """Return what a model of this kind is loaded with: a name of `models.heads.HEADS`."""
+        return self.head
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -344,18 +348,21 @@ def token_scores(
 
 
 def answer_prompts(
-    engine: Engine, prompts: Sequence[Prompt], *, console: Console
+    engine: Engine, prompts: Sequence[Prompt], *, console: Console, beams: int = 1
 ) -> list[tuple[str, bool]]:
-    """Continue each prompt greedily; return the text, and whether it ended by itself.
+    """Continue each prompt; return the likeliest text, and whether it ended by itself.
 
     A text that did not end stopped at `max_new_tokens`.
+
+    Args:
+        beams: beginnings that are pursued side by side; 1: always the most likely token.
     """
     from tunesmith.engine.generation import Sampling
 
     found: list[tuple[str, bool]] = [("", False)] * len(prompts)
     alike: dict[Sampling, list[int]] = {}
     for index, prompt in enumerate(prompts):
-        sampling = Sampling(prompt.max_new_tokens, prompt.stop_ids)
+        sampling = Sampling(prompt.max_new_tokens, prompt.stop_ids, beams=beams)
         alike.setdefault(sampling, []).append(index)
     with console.progress("generate", len(prompts)) as bar:
         for sampling, members in alike.items():

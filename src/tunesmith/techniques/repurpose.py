@@ -84,6 +84,7 @@ class Repurpose(Technique):
         if head != "classification":
             does = {
                 "causal_lm": "writes nothing",
+                "seq2seq_lm": "writes nothing",
                 "embedding": "moves no vector",
                 "multi_label": "always exactly one",
                 "regression": "gives no number",

@@ -86,9 +86,10 @@ class MicroBatch:
     @classmethod
     def of(cls, batch: Batch, engine: Engine, alone: bool = True) -> MicroBatch:
         """Return the size of a batch, as this engine computes it."""
-        lengths = batch.whole.lengths
+        streams = [batch.whole] if batch.source is None else list(batch.streams.values())
+        lengths = [length for stream in streams for length in stream.lengths]
         if not engine.packed:
-            lengths = [max(lengths)] * len(lengths)
+            lengths = [max(s.lengths) for s in streams for _ in s.lengths]
         weights = batch.text.weights_T
         targets = 0 if weights is None else int((weights != 0).sum())
         squares = sum(n * n for n in lengths)
@@ -134,10 +135,12 @@ class Memory:
 
     Args:
         engine: with its technique prepared and nothing checkpointed.
+        written: of an encoder-decoder, the share of its rows that are targets'.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, written: float = 0.5) -> None:
         self.engine = engine
+        self.written = written
 
     def estimate(self, batch: MicroBatch, checkpointed: Checkpointed) -> MemoryEstimate:
         """Predict the peak of a step whose largest micro-batch is `batch`."""
@@ -289,7 +292,15 @@ class Memory:
     def _held(self) -> _Scaled:
         length = min(32, self.engine.model.anatomy.context_length // 4)
         shapes = [[length], [length, length], [2 * length]]
-        return _Scaled(length, [self._measure(lengths) for lengths in shapes])
+        squares = length * length
+        if self.engine.model.anatomy.encoder is not None:
+            squares = sum(part * part for part in self._parted(length))
+        return _Scaled(length, squares, [self._measure(lengths) for lengths in shapes])
+
+    def _parted(self, length: int) -> tuple[int, int]:
+        """Part a pair's tokens into those of its source and of its target."""
+        target = min(length - 1, max(1, round(self.written * length)))
+        return length - target, target
 
     def _measure(self, lengths: list[int]) -> Held:
         vocabulary = self.engine.model.anatomy.vocab_size
@@ -297,8 +308,13 @@ class Memory:
         examples = []
         for first, length in enumerate(lengths):
             # Another first token for each: common beginnings would be computed only once.
-            ids = (low + (first + i) % (vocabulary - low) for i in range(length))
-            examples.append(Encoded({"text": EncodedStream(tuple(ids))}))
+            ids = tuple(low + (first + i) % (vocabulary - low) for i in range(length))
+            streams = {"text": EncodedStream(ids)}
+            if self.engine.model.anatomy.encoder is not None:
+                source, _ = self._parted(length)
+                texts = {"source": ids[:source], "target": ids[source:]}
+                streams = {name: EncodedStream(text) for name, text in texts.items()}
+            examples.append(Encoded(streams))
         with seeded(0):
             return self.engine.held(collate(examples))
 
@@ -317,11 +333,13 @@ class _Scaled:
 
     Args:
         length: n.
+        squares: the squared lengths of what a document of n tokens is made of.
         measured: for one document of n tokens, two of n, one of 2n.
     """
 
-    def __init__(self, length: int, measured: list[Held]) -> None:
+    def __init__(self, length: int, squares: int, measured: list[Held]) -> None:
         self._length = length
+        self._squares = squares
         self._measured = measured
 
     def at(self, batch: MicroBatch) -> Held:
@@ -336,14 +354,23 @@ class _Scaled:
         )
 
     def _scale(self, one: int, two: int, long: int, batch: MicroBatch) -> int:
-        n = self._length
-        square = max(0.0, (long - two) / (2 * n * n))
-        linear = max(0.0, (two - one - square * n * n) / n)
-        constant = max(0.0, one - linear * n - square * n * n)
+        n, squares = self._length, self._squares
+        square = max(0.0, (long - two) / (2 * squares))
+        linear = max(0.0, (two - one - square * squares) / n)
+        constant = max(0.0, one - linear * n - square * squares)
         return int(constant + linear * batch.tokens + square * batch.squares)
 
 
 _STEPS_LOOKED_AT = 64
+
+
+def written_share(plan: Plan) -> float:
+    """Return which share of a plan's first step's rows are targets'; a half without sources."""
+    rows = {"source": 0, "target": 0}
+    for batch in plan[0].batches:
+        for name in rows.keys() & batch.streams.keys():
+            rows[name] += len(batch) * max(batch.streams[name].lengths)
+    return rows["target"] / sum(rows.values()) if rows["source"] else 0.5
 
 
 def largest_micro_batch(plan: Plan, engine: Engine) -> MicroBatch:
