@@ -23,9 +23,11 @@ from tunesmith.console import Console
 from tunesmith.errors import RecipeError
 from tunesmith.models.heads import FeatureHead
 from tunesmith.models.logistic import Samples
-from tunesmith.models.ridge import fit_ridge
+from tunesmith.models.ridge import fit_ridge, fit_ridge_numbers
 from tunesmith.models.seeded import seeded
+from tunesmith.recipes.load import parse_recipe
 from tunesmith.registry import TECHNIQUES
+from tunesmith.runs.prepare import prepare
 
 SILENT = Console(quiet=True)
 HEADS = ("logistic", "ridge", "linear", "mlp")
@@ -88,6 +90,23 @@ def test_ridge_is_held_back_where_the_features_say_nothing():
     clear = fit_ridge(Samples.of(*separable(2)), classes=2)
     assert nothing.strength < clear.strength
     assert nothing.loss < np.log(2) + 0.01
+
+
+def test_ridge_fits_numbers_as_scikit_learn_does():
+    features, labels = separable(3, noise=2.0)
+    numbers = labels.double() * 2 + features[:, 3].double()
+    samples = Samples.of(features, numbers)
+    fitted = fit_ridge_numbers(samples, strength=0.1)
+    scaled = StandardScaler().fit_transform(samples.features_BD)
+    expected = Ridge(alpha=10.0).fit(scaled, samples.labels_B)
+    ours = (samples.features_BD @ fitted.weight_CD.T + fitted.bias_C)[:, 0]
+    np.testing.assert_allclose(ours, expected.predict(scaled), rtol=1e-8)
+    assert fitted.loss == pytest.approx(((ours - samples.labels_B) ** 2).mean())
+    noise = torch.randn(90, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    assert (
+        fit_ridge_numbers(samples).strength
+        > fit_ridge_numbers(Samples.of(features, noise)).strength
+    )
 
 
 # A network of one hidden layer
@@ -213,6 +232,54 @@ def test_every_head_of_a_lower_layer_answers_alike_to_every_reader(head, family,
     for name, row in run.metrics["metrics"].items():
         for when in ("before", "after"):
             assert again.metrics["metrics"][name][when] == pytest.approx(row[when], rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("task", "head"),
+    [("regression", "ridge"), ("regression", "mlp"), ("multi_label", "linear")],
+)
+def test_numbers_and_several_classes_are_learnt_too(task, head, folder, tmp_path):
+    rows = [
+        {"text": row["text"], "score": float(row["label"] == "good")}
+        if task == "regression"
+        else {"text": row["text"], "labels": [row["label"], "any"][: 1 + i % 2]}
+        for i, row in enumerate(CLASSES)
+    ]
+    (tmp_path / "rows.jsonl").write_text(lines(rows))
+    made = recipe(folder, "bert", head=head) | {"task": task}
+    made["data"] = {"train": str(tmp_path / "rows.jsonl")}
+    run = api.train(made, console=SILENT)
+    answer = run.predict(["The apple was fine 0"])[0]
+    reader = SentenceTransformer(str(run.path / "model"), device="cpu")
+    theirs = torch.tensor(reader.encode(["The apple was fine 0"]))[0]
+    if task == "regression":
+        assert answer.score == pytest.approx(float(theirs[0]), rel=1e-4, abs=1e-5)
+    else:
+        ours = torch.tensor(list(answer.probabilities.values()))
+        torch.testing.assert_close(theirs.sigmoid(), ours, rtol=1e-4, atol=1e-5)
+    again = api.evaluate(run, console=SILENT)
+    for name, row in run.metrics["metrics"].items():
+        found = again.metrics["metrics"][name]["after"]
+        assert found == pytest.approx(row["after"], rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("task", "head", "said"),
+    [
+        ("multi_label", "ridge", "names one class a text; choose linear or mlp"),
+        ("regression", "logistic", "choose ridge, linear or mlp"),
+    ],
+)
+def test_a_head_that_does_not_suit_the_task_is_refused_with_those_that_do(task, head, said, folder):
+    made = recipe(folder, "bert", head=head) | {"task": task}
+    rows = [{"text": row["text"], "score": 1.0 * i, "labels": [row["label"]]}
+            for i, row in enumerate(CLASSES)]  # fmt: skip
+    wanted = "score" if task == "regression" else "labels"
+    file = folder / f"{task}.jsonl"
+    file.write_text(lines([{"text": row["text"], wanted: row[wanted]} for row in rows]))
+    made["data"] = {"train": str(file)}
+    with pytest.raises(RecipeError, match=said):
+        prepare(parse_recipe(made), SILENT)
 
 
 def test_the_features_are_computed_once_for_all_heads(folder, monkeypatch):

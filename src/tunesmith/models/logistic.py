@@ -32,15 +32,16 @@ _FOLDS = 5
 
 @dataclass(frozen=True)
 class Samples:
-    """Features of records and the index of each one's class."""
+    """Features of records and the index of each one's class, or its number."""
 
     features_BD: Floats
-    labels_B: NDArray[np.int64]
+    labels_B: NDArray[Any]
 
     @classmethod
     def of(cls, features_BD: Tensor, labels_B: Tensor) -> Samples:
         """Take them from tensors."""
-        return cls(features_BD.double().cpu().numpy(), labels_B.long().cpu().numpy())
+        labels_B = labels_B.double() if labels_B.is_floating_point() else labels_B.long()
+        return cls(features_BD.double().cpu().numpy(), labels_B.cpu().numpy())
 
     def take(self, rows: Any) -> Samples:
         """Return the records at `rows`."""

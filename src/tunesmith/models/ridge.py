@@ -5,7 +5,8 @@
 As in scikit-learn's `RidgeClassifier`, each class has +1 for its own records and -1 for all others,
 and the class with the largest output is chosen. The outputs are then multiplied by one number, the
 one under which held-out records are likeliest, so that their softmax is a probability. One
-decomposition of the features serves all strengths (Hoerl and Kennard, 1970).
+decomposition of the features serves all strengths (Hoerl and Kennard, 1970). Numbers are fitted as
+they are, as by `Ridge`.
 
 Shapes: B records, D features, C classes.
 """
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
+from sklearn.model_selection import KFold
 
 from tunesmith.models.logistic import (
     STRENGTHS,
@@ -30,6 +32,7 @@ from tunesmith.models.logistic import (
     pairs_to_choose_by,
 )
 
+_FOLDS = 5
 _SCALES = (-3.0, 6.0)
 """Natural logarithms of the least and the largest scale of the outputs."""
 
@@ -58,10 +61,10 @@ def fit_ridge(
     train = standard.apply(train)
     apart = None if held_out is None else standard.apply(held_out)
     pairs = pairs_to_choose_by(train, apart, classes, seed)
-    solved = [(_Solved(kept, classes), out) for kept, out in pairs]
+    solved = [(_Solved(kept, _signs(kept, classes)), out) for kept, out in pairs]
     if strength is None:
-        strength = _choose(solved, classes) if solved else 1.0
-    whole = _Solved(train, classes)
+        strength = _choose([(part, out, _signs(out, classes)) for part, out in solved])
+    whole = _Solved(train, _signs(train, classes))
     judged = solved or [(whole, train)]
     scale = _scale(
         np.concatenate([part.outputs(out, strength) for part, out in judged]),
@@ -70,6 +73,34 @@ def fit_ridge(
     weight_CD, bias_C = whole.weights(strength)
     loss = _loss(scale * whole.outputs(train, strength), train.labels_B)
     return standard.folded(scale * weight_CD, scale * bias_C, strength, loss)
+
+
+def fit_ridge_numbers(
+    train: Samples,
+    *,
+    held_out: Samples | None = None,
+    strength: float | None = None,
+    seed: int = 0,
+) -> Fitted:
+    """Fit number = weight_1D · features + bias_1, by records whose labels are numbers.
+
+    The arguments are those of `fit_ridge`; `loss` is the mean squared error.
+    """
+    standard = Standard.of(train)
+    train = standard.apply(train)
+    if held_out is not None:
+        pairs = [(train, standard.apply(held_out))]
+    elif len(train.labels_B) < _FOLDS:
+        pairs = []
+    else:
+        folds = KFold(_FOLDS, shuffle=True, random_state=seed).split(train.features_BD)
+        pairs = [(train.take(kept), train.take(out)) for kept, out in folds]
+    if strength is None:
+        strength = _choose([(_Solved(a, _column(a)), b, _column(b)) for a, b in pairs])
+    whole = _Solved(train, _column(train))
+    weight_1D, bias_1 = whole.weights(strength)
+    loss = float(((whole.outputs(train, strength) - _column(train)) ** 2).mean())
+    return standard.folded(weight_1D, bias_1, strength, loss)
 
 
 @dataclass(frozen=True)
@@ -81,15 +112,14 @@ class _Solved:
     """
 
     samples: Samples
-    classes: int
+    targets_BC: Floats
 
     @cached_property
     def _parts(self) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         features_BD = self.samples.features_BD
-        targets_BC = _targets(self.samples, self.classes)
-        mean_D, mean_C = features_BD.mean(0), targets_BC.mean(0)
+        mean_D, mean_C = features_BD.mean(0), self.targets_BC.mean(0)
         left_BK, values_K, right_KD = np.linalg.svd(features_BD - mean_D, full_matrices=False)
-        return mean_D, mean_C, values_K, right_KD, left_BK.T @ (targets_BC - mean_C)
+        return mean_D, mean_C, values_K, right_KD, left_BK.T @ (self.targets_BC - mean_C)
 
     def weights(self, strength: float) -> tuple[Floats, Floats]:
         """Return weight_CD and bias_C."""
@@ -105,18 +135,26 @@ class _Solved:
         return found
 
 
-def _targets(samples: Samples, classes: int) -> Floats:
+def _signs(samples: Samples, classes: int) -> Floats:
     """+1 for a record's own class, -1 for all others."""
     targets_BC: Floats = 2.0 * np.eye(classes)[samples.labels_B] - 1.0
     return targets_BC
 
 
-def _choose(solved: list[tuple[_Solved, Samples]], classes: int) -> float:
-    """Return the strength with the least squared error on held-out records."""
+def _column(samples: Samples) -> Floats:
+    """The numbers of records as a column."""
+    targets_B1: Floats = samples.labels_B[:, None]
+    return targets_B1
+
+
+def _choose(judged: list[tuple[_Solved, Samples, Floats]]) -> float:
+    """Return the strength with the least squared error on held-out records and their targets."""
+    if not judged:
+        return 1.0
     errors = [
         sum(
-            float(((part.outputs(out, strength) - _targets(out, classes)) ** 2).sum())
-            for part, out in solved
+            float(((part.outputs(out, strength) - targets_BC) ** 2).sum())
+            for part, out, targets_BC in judged
         )
         for strength in STRENGTHS
     ]

@@ -153,7 +153,7 @@ def _fit(solver: Fits, folder: RunFolder, prepared: Prepared, console: Console) 
         step=1,
         epoch=1.0,
         loss=found["loss"],
-        terms={"nll": found["loss"]},
+        terms={"squared_error" if train[1].is_floating_point() else "nll": found["loss"]},
         strength=found["strength"],
         tokens=progress.tokens,
         examples=progress.examples,

@@ -427,7 +427,7 @@ def refuse(technique: Technique, task: Task, source: Resolved) -> str:
             where="model",
             fix="Choose another model: `tunesmith models list`.",
         )
-    reason = technique.refuses(head, kind)
+    reason = technique.refuses(head, kind) or technique.unsuited(head)
     if reason:
         raise RecipeError(
             f"The technique {technique.name!r} does not suit the task {task.name!r}: {reason}.",

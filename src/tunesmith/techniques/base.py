@@ -63,6 +63,10 @@ class Technique(ABC):
         """
         return "its result is a whole model, whose weights would have to be stored anew"
 
+    def unsuited(self, head: str) -> str | None:
+        """Return why these options do not go with the head that a task needs, or None."""
+        return None
+
     @property
     def records_to_study(self) -> int:
         """Training records whose gradients `study` wants to see before `prepare`; 0: none."""

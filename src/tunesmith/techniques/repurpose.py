@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
 _BY_STEPS = ("linear", "mlp")
+_OF_TEXTS = ("classification", "multi_label", "regression")
 _WIDTH = 256
 
 
@@ -80,20 +81,28 @@ class Repurpose(Technique):
 
     @classmethod
     def refuses(cls, head: str, kind: str) -> str | None:
-        """Writing text takes more than a linear map of a frozen model."""
-        if head != "classification":
+        """Writing text takes more than a small head on a frozen model."""
+        if head not in _OF_TEXTS:
             does = {
                 "causal_lm": "writes nothing",
                 "seq2seq_lm": "writes nothing",
                 "embedding": "moves no vector",
-                "multi_label": "always exactly one",
-                "regression": "gives no number",
             }.get(head, "says nothing of a part of it")
             return (
                 f"it fits a linear map of one vector a text, which names classes but {does}; "
                 "choose lora, layers or full"
             )
         return None
+
+    def unsuited(self, head: str) -> str | None:
+        """What is solved at once is solved for one class a text, or by ridge for a number."""
+        chosen = self.options.head
+        if head == "classification" or chosen in _BY_STEPS:
+            return None
+        if head == "regression" and chosen == "ridge":
+            return None
+        others = "ridge, linear or mlp" if head == "regression" else "linear or mlp"
+        return f"its head {chosen} names one class a text; choose {others}"
 
     def head(self, needed: str) -> str:
         """The body alone, with a linear map on one vector of each text."""
@@ -138,12 +147,13 @@ class Repurpose(Technique):
 
         Args:
             features_BD: one vector of each training record.
-            labels_B: the class index of each.
+            labels_B: the class index of each; or the number, of a task that learns one.
             validation: the same two, of the validation records.
             seed: from which the folds are drawn.
 
         Returns:
-            `strength`, and `loss`: the mean negative log-likelihood of the training records.
+            `strength`, and `loss`: the mean negative log-likelihood of the training records, or
+            their mean squared error.
 
         Raises:
             DataError: a class has no training record.
@@ -151,18 +161,24 @@ class Repurpose(Technique):
         import torch
 
         from tunesmith.models.logistic import Samples, fit_logistic
-        from tunesmith.models.ridge import fit_ridge
+        from tunesmith.models.ridge import fit_ridge, fit_ridge_numbers
 
         module: Any = model.module
         linear: torch.nn.Linear = module.head.linear
-        solve = fit_ridge if self.options.head == "ridge" else fit_logistic
-        fitted = solve(
-            Samples.of(features_BD, labels_B),
-            classes=linear.out_features,
-            held_out=None if validation is None else Samples.of(*validation),
-            strength=None if self.options.strength == "auto" else self.options.strength,
-            seed=seed,
-        )
+        held_out = None if validation is None else Samples.of(*validation)
+        strength = None if self.options.strength == "auto" else self.options.strength
+        samples = Samples.of(features_BD, labels_B)
+        if labels_B.is_floating_point():
+            fitted = fit_ridge_numbers(samples, held_out=held_out, strength=strength, seed=seed)
+        else:
+            solve = fit_ridge if self.options.head == "ridge" else fit_logistic
+            fitted = solve(
+                samples,
+                classes=linear.out_features,
+                held_out=held_out,
+                strength=strength,
+                seed=seed,
+            )
         with torch.no_grad():
             linear.weight.copy_(torch.from_numpy(fitted.weight_CD))
             linear.bias.copy_(torch.from_numpy(fitted.bias_C))
