@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from tests.evidence.conftest import METRICS, Build, made_up_events
 
 from tunesmith.evidence.advice import advise
@@ -93,6 +94,15 @@ def test_a_test_that_is_too_small_is_told_how_large_it_should_be(fake_run: Build
     assert "about 400 test records" in said
 
 
-def test_a_new_head_makes_the_figure_before_a_guess(fake_run: Build) -> None:
-    said = advice(fake_run, summary={"data": {"classes": {"good": 10, "bad": 8}}})
-    assert "figure before is a guess" in said
+OF_CLASSES = {"data": {"classes": {"good": 10, "bad": 8}}}
+
+
+@pytest.mark.parametrize(
+    ("summary", "new"),
+    [({"new_head": True}, True), (OF_CLASSES, True), ({}, False),
+     (OF_CLASSES | {"new_head": False}, False)],
+)  # fmt: skip
+def test_a_new_head_makes_the_figure_before_a_guess(
+    fake_run: Build, summary: dict[str, Any], new: bool
+) -> None:
+    assert ("figure before is a guess" in advice(fake_run, summary=summary)) == new

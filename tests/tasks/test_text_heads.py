@@ -168,6 +168,7 @@ def test_a_head_of_one_number_is_kept_whatever_it_is_called(tmp_path: Path) -> N
         resolve(str(tmp_path / "scored")), head="multi_label", labels=("relevance",), seed=4
     )
     assert torch.equal(kept.module.classifier.weight, scored.module.classifier.weight)
+    assert (scored.new_head, kept.new_head) == (True, False)
     drawn = load_model(source, head="multi_label", labels=("relevance",), seed=4)
     assert not torch.equal(drawn.module.classifier.weight, scored.module.classifier.weight)
 

@@ -153,10 +153,12 @@ def _too_small_a_test(evidence: Evidence) -> str | None:
 
 
 def _new_head(evidence: Evidence) -> str | None:
-    if not evidence.summary.data.classes:
+    summary = evidence.summary
+    new = bool(summary.data.classes) if summary.new_head is None else summary.new_head
+    if not new:
         return None
     return (
-        "The head that names the classes was new at the start, so the figure before is a guess."
+        "The head that answers was new at the start, so the figure before is a guess."
         " The one after is what counts; another technique's run is what to compare it with."
     )
 

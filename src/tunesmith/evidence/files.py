@@ -158,6 +158,7 @@ class Summary(BaseModel):
     technique: str = ""
     technique_facts: dict[str, str] = {}
     surgery: list[str] = []
+    new_head: bool | None = None
     retain: dict[str, str] = {}
     data: DataFacts = DataFacts()
     steps: int = 0

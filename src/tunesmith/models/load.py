@@ -113,6 +113,7 @@ def load_model(
         module = FeatureModel(module, outputs)
         anatomy = study(module)
     model = Model(module.eval(), tokenizer, anatomy, source, quantised=quantised)
+    model.new_head = head == "features"
     if head == "embedding":
         model.pooling = _pooling(source, kind)
     soundness.check_vocabulary(model)
@@ -121,6 +122,7 @@ def load_model(
     if head not in ("causal_lm", "seq2seq_lm", "masked_lm", "embedding", "features"):
         if not _keeps_head(config, head, labels):
             _draw_head(model, seed)
+            model.new_head = True
         soundness.check_head(model)
     return model
 

@@ -43,6 +43,7 @@ class Model:
         anatomy: what is where in it.
         source: the files that it came from, and their fingerprint.
         peft: the PEFT wrapper, once a technique has added adapters.
+        new_head: its head was new when it was loaded, and knows nothing yet.
         surgery: what was changed of it before it learns, a sentence for each operation.
         pooling: what of a text is its vector, where the model gives vectors.
         virtual: what the body reads before each text, where a technique has put something there.
@@ -61,6 +62,7 @@ class Model:
     pooling: Pooling | None = None
     virtual: Virtual | None = None
     surgery: tuple[str, ...] = ()
+    new_head: bool = False
     quantised: Quantised | None = None
     fixed: tuple[str, ...] = field(init=False)
     parameters: int = field(init=False)

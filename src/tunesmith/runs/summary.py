@@ -44,6 +44,7 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
             "technique": prepared.technique.name,
             "technique_facts": base_facts(prepared.model) | prepared.technique.facts(),
             "surgery": list(prepared.model.surgery),
+            "new_head": prepared.model.new_head,
             "retain": prepared.retention.facts(),
             "data": describe_data(prepared, progress.position),
             "steps": progress.step,
