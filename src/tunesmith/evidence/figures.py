@@ -9,7 +9,15 @@ import math
 
 MINUS = "\u2212"
 NONE = "–"
-_SPELT = {"rouge_l": "ROUGE-L", "macro_f1": "macro-F1", "lora": "LoRA", "bleu": "BLEU"}
+_SPELT = {
+    "rouge_l": "ROUGE-L",
+    "macro_f1": "macro-F1",
+    "micro_f1": "micro-F1",
+    "ndcg_at_10": "nDCG@10",
+    "r_squared": "R²",
+    "lora": "LoRA",
+    "bleu": "BLEU",
+}
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
