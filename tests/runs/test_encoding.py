@@ -105,7 +105,7 @@ def answers(folder: Path) -> Dataset:
 
 
 def store(task: Task, model: Model, console: Console = SILENT, cache_gb: Any = "auto") -> Store:
-    return Store.of(task, model, cache_gb, console)
+    return Store(task, model, cache_gb, console)
 
 
 def recipe(folder: Path, task: str, **training: Any) -> dict[str, Any]:

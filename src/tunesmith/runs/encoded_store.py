@@ -18,7 +18,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -59,20 +59,22 @@ class Store:
     """Where the encoded records of one task with one model are kept.
 
     Attributes:
-        about: what they depend on, beside the records.
+        task: bound to `model`.
         cache_gb: the recipe's: how much disk all that is kept may take.
     """
 
-    about: Mapping[str, Any]
+    task: Task
+    model: Model
     cache_gb: float | str
     console: Console
 
-    @classmethod
-    def of(cls, task: Task, model: Model, cache_gb: float | str, console: Console) -> Store:
-        """Return the store of a task that is bound to `model`."""
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """What encoded records depend on, beside the records; a large tokenizer takes a second."""
+        task, model = self.task, self.model
         config: Any = model.module.config
         stated = {k: v for k, v in config.to_dict().items() if k not in _NOT_READ_BY_TASKS}
-        about = {
+        return {
             "schema_version": SCHEMA_VERSION,
             "task": task.name,
             "options": task.options.model_dump(mode="json"),
@@ -84,7 +86,6 @@ class Store:
             "code": code_digest(),
             "versions": {name: version(name) for name in _PACKAGES},
         }
-        return cls(about, cache_gb, console)
 
     def place(self, texts: Sequence[str], *, drop: bool) -> Path:
         """Return where the examples of these records lie, or would.

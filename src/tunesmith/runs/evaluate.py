@@ -65,7 +65,7 @@ def evaluate(
     chosen = _records(recipe, task, data)
     options = recipe.evaluation
     tuned = run.engine("tuned")  # which binds the task to its tokenizer
-    store = Store.of(task, tuned.model, recipe.training.cache_gb, console)
+    store = Store(task, tuned.model, recipe.training.cache_gb, console)
     part = encode(task, chosen, drop=recipe.data.unlearnable == "drop", store=store)
     training = recipe.training.model_copy(update={"precision": run.record["dtype"]})
     as_it_was = recipe.model_copy(update={"training": training})

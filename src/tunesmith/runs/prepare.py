@@ -238,7 +238,7 @@ def prepare(
     streamed = stream_of(recipe, task, technique, held)
     engine = build_engine(recipe, task, technique, console, _drawn(recipe, task, splits.train))
     drop = recipe.data.unlearnable == "drop"
-    store = Store.of(task, engine.model, recipe.training.cache_gb, console)
+    store = Store(task, engine.model, recipe.training.cache_gb, console)
 
     def encoded(data: Dataset) -> Part:
         return encode(task, data, drop=drop, store=store)
