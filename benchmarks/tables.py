@@ -277,6 +277,38 @@ def memory_table(report: Report) -> str:
     )
 
 
+def wrong_labels_table(report: Report) -> str:
+    """What was found of flipped labels, and what cleaning them brought; means over the rounds."""
+    rounds = report["rounds"]
+
+    def average(parts: Sequence[Report], figure: str) -> float:
+        return sum(one[figure] for one in parts) / len(parts)
+
+    which = {"all that `check --deep` names": [one["all"] for one in rounds]}
+    for level in rounds[0]["sure"]:
+        which[f"of these, with `clean --sure {level}`"] = [one["sure"][level] for one in rounds]
+    found = [
+        [
+            title,
+            f"{average(parts, 'found'):.0f}",
+            f"{average(parts, 'recall'):.0%}",
+            f"{average(parts, 'precision'):.0%}",
+        ]
+        for title, parts in which.items()
+    ]
+    accuracies = [one["accuracy"] for one in rounds]
+    learnt = [[name, f"{average(accuracies, name):.1%}"] for name in accuracies[0]]
+    flipped = sum(one["flipped"] for one in rounds) / len(rounds)
+    return "\n\n".join(
+        [
+            f"{report['records']:,} sentences, {flipped:.0f} labels flipped, {len(rounds)} draws;"
+            f" vectors of {report['encoder']}; {report['date']}, `{report['command']}`.",
+            table(["labels", "found", "recall", "precision"], found),
+            table(["learnt from", f"accuracy on {report['tested']} test sentences"], learnt),
+        ]
+    )
+
+
 _TABLES: dict[str, Callable[[Report], str]] = {
     "generation": generation_table,
     "peers": peers_table,
@@ -284,6 +316,7 @@ _TABLES: dict[str, Callable[[Report], str]] = {
     "scaling": scaling_table,
     "techniques": techniques_table,
     "memory": memory_table,
+    "wrong_labels": wrong_labels_table,
 }
 
 

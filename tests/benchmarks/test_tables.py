@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.tables import memory_table, peers_table, regenerate, scaling_table, section, table
+from benchmarks.tables import (
+    memory_table,
+    peers_table,
+    regenerate,
+    scaling_table,
+    section,
+    table,
+    wrong_labels_table,
+)
 
 ABOUT = {
     "hardware": {"cpu": "A processor", "threads": 2, "features": ["avx512f"], "gpu": None},
@@ -199,6 +207,25 @@ def test_the_committed_readme_is_what_the_results_say() -> None:
     here = Path(__file__).parents[2] / "benchmarks"
     readme = here / "README.md"
     assert regenerate(readme, here / "results") == readme.read_text(encoding="utf-8")
+
+
+def test_wrong_labels_are_averaged_over_the_draws_and_every_level_has_its_row() -> None:
+    def draw(found: int, share: float) -> dict[str, Any]:
+        figures = {"found": found, "recall": share, "precision": share}
+        return {
+            "flipped": 10,
+            "all": figures,
+            "sure": {"0.7": figures},
+            "accuracy": {"original labels": share},
+        }
+
+    rounds = [draw(10, 0.5), draw(20, 0.7)]
+    about = {**ABOUT, "encoder": "an-encoder", "records": 100, "tested": 40, "rounds": rounds}
+    shown = wrong_labels_table(about)
+    assert "100 sentences, 10 labels flipped, 2 draws" in shown
+    assert "| all that `check --deep` names | 15 | 60% | 60% |" in shown
+    assert "| of these, with `clean --sure 0.7` | 15 | 60% | 60% |" in shown
+    assert "| original labels | 60.0% |" in shown
 
 
 def test_memory_says_by_how_much_a_prediction_is_off_and_which_case_failed() -> None:

@@ -194,7 +194,7 @@ def test_clean_says_what_it_did_and_where_it_says_why(api, command) -> None:
     assert said.code == 0
     ((name, source, options),) = api.calls
     assert (name, source, str(options["out"])) == ("clean", "a.jsonl", "b.jsonl")
-    assert (options["drop"], options["change"], options["sure"]) == (["near_duplicate"], (), 0.9)
+    assert (options["drop"], options["change"], options["sure"]) == (["near_duplicate"], (), 0.7)
     assert "b.jsonl: 87 of 90 records of a.jsonl (alpaca), 2 of them changed." in said.out
     assert "dropped 3: near duplicate" in said.out
     assert "4 labels may be wrong as well" in said.out

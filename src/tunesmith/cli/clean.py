@@ -55,7 +55,7 @@ def clean(
         typer.Option(
             min=0, max=1, help="How sure it must be that a label is wrong.", metavar="SHARE"
         ),
-    ] = 0.9,
+    ] = 0.7,
     encoder: Annotated[
         str,
         typer.Option(

@@ -46,7 +46,7 @@ CHANGEABLE = {
 """What can be changed, and how."""
 BY_DEFAULT = ("duplicate", "leak", EMPTY)
 """What is dropped where nothing is named: what is certain."""
-SURE = 0.9
+SURE = 0.7
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def clean(
             neither this nor `change` is given.
         change: kinds of finding that are mended, of `CHANGEABLE`.
         against: files whose records count as leaks, beside a recipe's own test and validation.
-        sure: how unlikely a label must be for it to count as wrong: 0.9 where the encoder gives it
-            a tenth or less.
+        sure: how unlikely a label must be for it to count as wrong: 0.7 where the encoder gives it
+            three tenths or less.
         encoder: the text model by whose vectors labels and outliers are judged.
         log: where to write what was done; beside `out` where None.
         overrides: changes to the recipe.
