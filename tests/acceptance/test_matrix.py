@@ -350,7 +350,8 @@ def read(cell: Finished) -> tuple[Any, Any]:
     if cell.family in ENCODER_DECODERS:
         ending = "ForSeq2SeqLM"
     if cell.technique in ADAPTERS:
-        counts = {"classification": 2, "tagging": len(TAGS), "multi_label": 3, "regression": 1}
+        counts = {"classification": 2, "tagging": len(TAGS), "multi_label": 3}
+        counts |= {"regression": 1, "reranking": 1}
         options = {"num_labels": counts[cell.task]} if cell.task in counts else {}
         reader = getattr(peft, f"AutoPeftModel{ending}", peft.AutoPeftModel)
         return reader.from_pretrained(cell.model, **options).eval(), tokenizer
