@@ -344,6 +344,7 @@ TABLE: dict[str, Row] = {
                          {"data.train": "uneven.jsonl", "training.seed": 1}),
     "base": Row({}, {"quantize": "int8"}, result),
     "base.quantize": Row("int8", "nf4", result),
+    "base.stream": Row(False, True, refusal, FULL),
     "base.double_quantize": Row(True, False, result, also={"base.quantize": "nf4"}),
     # training
     "training.epochs": Row(1.0, 2.0, checked, part="steps"),

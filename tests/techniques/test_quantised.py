@@ -246,7 +246,7 @@ def test_techniques_that_stand_on_a_quantised_base_do_and_others_say_why_not(bas
                 json.dumps({"text": f"{i} x", "label": LABELS[i % 2]}) + "\n" for i in range(20)
             )
         )
-        reason = member(member.Options()).refuses_quantised()
+        reason = member(member.Options()).changes_base()
         if reason is None:
             model = prepare(parse_recipe(given), SILENT).model
             assert packed_bytes(model.module)

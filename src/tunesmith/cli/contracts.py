@@ -439,6 +439,9 @@ class DescriptionDetails(BaseModel):
     tied: bool = Field(description="whether that layer shares the embedding's weights")
     parts: list[ModulePartDetails] = Field(description="parts outside the layers")
     stacks: list[StackDetails] = Field(description="repeated layers")
+    quantized_bytes: dict[str, int] = Field(
+        description="bytes of all weights as a frozen base, by `base.quantize`"
+    )
 
 
 class SpecialTokenDetails(BaseModel):

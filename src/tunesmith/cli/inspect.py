@@ -107,11 +107,15 @@ def _show(found: Inspection, out: Output) -> None:
 
 
 def _tree(found: Description, name: str) -> Tree:
+    from tunesmith.evidence.figures import size
     from tunesmith.evidence.parts import header_words, part_words
 
     tree = Tree(Text(name, style="bold"), guide_style="dim")
     for words in header_words(found):
         tree.add(Text(words))
+    if found.quantized_bytes:
+        stored = (f"{size(bytes_)} as {kind}" for kind, bytes_ in found.quantized_bytes.items())
+        tree.add(Text(f"as a frozen base: {', '.join(stored)}"))
     before = [part for part in found.parts if part.role in ("embedding", "positions")]
     after = [part for part in found.parts if part not in before]
     for part in before:

@@ -53,6 +53,8 @@ def fused(model: Model, dtype: torch.dtype) -> dict[str, str]:
                     module.forward = forward
                     counts[part] += 1
                     break
+            if model.streamed is not None:
+                model.streamed.release()
     model.module.train(was_training)
     parts = {part: f"{count} fast" for part, count in sorted(counts.items())}
     return {"element-wise": native.native().reason, "format": str(dtype), **parts}
@@ -188,7 +190,7 @@ class _Joint:
         self._layers = layers
         bases = [_base(layer) for layer in layers]
         self._sizes = [base.out_features for base in bases]
-        self._weight_OD = torch.cat([base.weight.detach() for base in bases])
+        self._weight_OD = _one_under_another([base.weight.detach() for base in bases])
         starts = [sum(self._sizes[:i]) for i in range(len(bases))]
         for base, start in zip(bases, starts, strict=True):
             base.weight.data = self._weight_OD[start : start + base.out_features]
@@ -204,6 +206,19 @@ class _Joint:
     def __call__(self, x: Tensor) -> Tensor:
         adapters = [_adapter(layer) for layer in self._layers]
         return lora_product(x, self._weight_OD, self._bias_O, adapters, self._sizes)
+
+
+def _one_under_another(weights: Sequence[Tensor]) -> Tensor:
+    """Return the rows of all as one tensor: a view, where they lie in memory like that already."""
+    first, rows, ends = weights[0], sum(map(len, weights)), weights[0].data_ptr()
+    for weight in weights:
+        if weight.data_ptr() != ends or not weight.is_contiguous():
+            return torch.cat(list(weights))
+        ends += weight.nbytes
+    if first.untyped_storage().data_ptr() + first.untyped_storage().nbytes() < ends:
+        return torch.cat(list(weights))
+    size = first.shape[1]
+    return first.as_strided((rows, size), (size, 1), first.storage_offset())
 
 
 def _base(layer: Any) -> Any:

@@ -87,6 +87,8 @@ class NativeBody:
         floats = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in parameters)
         modules = [model.module.get_submodule(layer.name) for layer in model.anatomy.layers]
         parts = ("embed_tokens", "norm", "rotary_emb")
+        if model.streamed is not None:  # it would read all layers' weights by their addresses
+            return None
         if not floats or len(modules) != len(cache.layers) or library() is None:
             return None
         if not all(hasattr(body, part) for part in parts):

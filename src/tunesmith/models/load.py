@@ -44,6 +44,7 @@ from tunesmith.models.quantised import Quantised
 from tunesmith.models.quiet import quiet
 from tunesmith.models.resolve import Resolved, of_folder, resolve
 from tunesmith.models.seeded import seeded
+from tunesmith.models.streamed import Streamed
 from tunesmith.models.virtual_tokens import read_virtual_tokens
 
 _CLASSES: dict[str, Any] = {
@@ -68,6 +69,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     quantised: Quantised | None = None,
+    streamed: bool = False,
 ) -> Model:
     """Load the model at `source` with a head.
 
@@ -81,6 +83,7 @@ def load_model(
         dtype: precision of the weights.
         seed: from which a new head is drawn.
         quantised: how to store the linear maps of the layers, where not in `dtype`.
+        streamed: leave the layers on disk, and read each when it is computed.
 
     Raises:
         ModelError: the model does not suit the head, or its files are incomplete or broken; or what
@@ -90,7 +93,9 @@ def load_model(
     kind = check_fit(source.name, config, head)
     soundness.check_readable(source, config, again=quantised is not None)
     tokenizer = load_tokenizer(source)
-    module, report = _load_module(source, head, labels, dtype, seed, quantised)
+    # What lies on disk as it will be computed is only looked at when it is used; else it is read.
+    read_in = "auto" if streamed else dtype
+    module, report = _load_module(source, head, labels, read_in, seed, quantised)
     anatomy = study(module)
     if quantisation.is_quantised(module):
         quantisation.settle(module)
@@ -105,14 +110,15 @@ def load_model(
         )
     soundness.check_complete(source, missing, {*anatomy.head, *poolers})
     soundness.check_no_surplus(source, anatomy, report["unexpected_keys"])
-    soundness.check_finite(source, module)
+    layers = Streamed.of(module, anatomy, source, dtype) if streamed else None
+    soundness.check_finite(source, module, layers)
     module.config.use_cache = False
     if head == "features":
         module.config.id2label, module.config.label2id = _label_maps(labels)
         outputs = FeatureHead(anatomy.hidden_size, len(labels), _pooling(source, kind))
         module = FeatureModel(module, outputs)
         anatomy = study(module)
-    model = Model(module.eval(), tokenizer, anatomy, source, quantised=quantised)
+    model = Model(module.eval(), tokenizer, anatomy, source, quantised=quantised, streamed=layers)
     model.new_head = head == "features"
     if head == "embedding":
         model.pooling = _pooling(source, kind)
@@ -196,7 +202,7 @@ def _load_module(
     source: Resolved,
     head: str,
     labels: Sequence[str],
-    dtype: torch.dtype,
+    dtype: torch.dtype | str,
     seed: int,
     quantised: Quantised | None,
 ) -> tuple[Any, dict[str, Any]]:
@@ -213,7 +219,7 @@ def _load_module(
         }
     if problem:
         options["problem_type"] = problem
-    if quantised is not None:
+    if quantised is not None and isinstance(dtype, torch.dtype):
         skeleton = _skeleton(source, head)
         options["quantization_config"] = quantised.load_options(skeleton, study(skeleton), dtype)
     try:
@@ -253,6 +259,7 @@ def _load_adapter(folder: Path, notes: Notes, dtype: torch.dtype, console: Conso
         labels=notes.labels,
         dtype=dtype,
         quantised=notes.base.quantised,
+        streamed=notes.base.streamed,
     )
     try:
         with quiet():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tunesmith.models.anatomy.anatomy import Anatomy
     from tunesmith.models.quantised import Quantised
     from tunesmith.models.resolve import Resolved
+    from tunesmith.models.streamed import Streamed
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Model:
         fixed: parameters that the family computes, and so neither learns nor saves (sinusoidal
             positions).
         quantised: how the linear maps of its layers are stored, where they were quantised at load.
+        streamed: its layers on disk, where they are read one at a time.
         parameters: how many there were when it was loaded, the task's head among them: those that
             a technique adds (adapters) are not counted.
     """
@@ -64,6 +66,7 @@ class Model:
     surgery: tuple[str, ...] = ()
     new_head: bool = False
     quantised: Quantised | None = None
+    streamed: Streamed | None = None
     fixed: tuple[str, ...] = field(init=False)
     parameters: int = field(init=False)
 

@@ -32,6 +32,7 @@ class Base(BaseModel):
     quantised: Quantised | None = Field(
         default=None, description="how its weights were stored while the adapter learnt"
     )
+    streamed: bool = Field(default=False, description="whether its layers were left on disk")
 
 
 class Notes(BaseModel):

@@ -172,6 +172,21 @@ def parameter_count(parameter: nn.Parameter) -> int:
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
 
 
+def base_bytes(module: nn.Module, anatomy: Anatomy) -> dict[str, int]:
+    """Return the bytes of all weights of a base that is stored so, by kind; shapes will do."""
+    from tunesmith.models.anatomy.blocks import map_sizes
+
+    maps = [module.get_submodule(name) for layer in anatomy.layers for name in layer.linears]
+    sizes = [map_sizes(part) for part in maps]
+    numbers = sum(taken * given for taken, given in sizes)
+    wide = 4 * (sum(parameter.numel() for parameter in module.parameters()) - numbers)
+    return {
+        "int8": wide + numbers + 4 * sum(given for _, given in sizes),
+        # A scale for each 64 in a byte, and for each 256 of these one in float32.
+        "nf4": wide + numbers // 2 + numbers // 64 + 4 * numbers // (64 * 256),
+    }
+
+
 def packed_bytes(module: nn.Module) -> int:
     """Return the bytes of the weights that are stored in whole numbers."""
     return sum(p.nbytes for p in module.parameters() if not p.is_floating_point())

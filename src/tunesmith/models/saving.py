@@ -28,6 +28,7 @@ from tunesmith.models.altered import surgery_of
 from tunesmith.models.atomic import written_aside
 from tunesmith.models.feature_files import dense_folders, write_maps
 from tunesmith.models.heads import HEADS, FeatureModel, Pooling, own_outputs, pooled
+from tunesmith.models.load import load_result
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Base, Notes, write_notes
 from tunesmith.models.quantised import settle
@@ -185,6 +186,9 @@ def _read_back(model: Model, folder: Path, ids_1T: Tensor) -> Tensor | None:
     # PEFT takes the number of classes from its caller: the base's own files do not know it.
     config: Any = model.module.config
     classes = {"num_labels": config.num_labels} if model.anatomy.head else {}
+    if model.streamed is not None:  # the base may be larger than memory
+        again = load_result(folder, dtype=next(model.body.parameters()).dtype)
+        return _logits(again, ids_1T)
     how = {}
     if model.quantised is not None:
         dtype = config.dtype  # that it was read in before it was quantised
@@ -228,6 +232,7 @@ def _save_beside(model: Model, folder: Path, saved_as: SavedAs) -> None:
             path=path,
             surgery=surgery_of(source.path).get("operations", []),
             quantised=model.quantised,
+            streamed=model.streamed is not None,
         ),
     )
     write_notes(folder, notes)
@@ -268,6 +273,8 @@ def _with_cache(module: Any) -> Iterator[None]:
 
 def _check_finite(model: Model) -> None:
     for name, parameter in model.module.named_parameters():
+        if model.streamed is not None and model.streamed.holds(parameter):
+            continue
         if not torch.isfinite(parameter).all():
             raise RunError(
                 f"The weights to save are not all finite numbers: {name}.",

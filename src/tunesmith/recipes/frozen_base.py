@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class BaseOptions(BaseModel):
@@ -25,3 +25,17 @@ class BaseOptions(BaseModel):
     double_quantize: bool = Field(
         default=True, description="store the scales of nf4 in 8 bits too: 0.4 bits a weight less"
     )
+    stream: bool = Field(
+        default=False,
+        description="keep the layers on disk and read each while the one before it computes, for "
+        "a base that is larger than memory; for techniques that add adapters, on a processor",
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> BaseOptions:
+        if self.stream and self.quantize is not None:
+            raise ValueError(
+                "`quantize` makes the base small enough for memory, `stream` leaves it on disk as "
+                "it is: choose one of the two"
+            )
+        return self

@@ -330,7 +330,7 @@ def build_engine(
     operations = make_operations(recipe)
     source = altered(resolve(recipe.model, console=console), operations, console)
     kind = refuse(technique, task, source)
-    quantised = quantised_base(recipe, technique, source)
+    quantised = quantised_base(recipe, task, technique, source)
     head = technique.head(task.head_for(kind))
     model = load_model(
         source,
@@ -339,6 +339,7 @@ def build_engine(
         dtype=dtype,
         seed=training.seed,
         quantised=quantised,
+        streamed=recipe.base.stream,
     )
     if quantised is None:  # what is quantised was loaded to where it belongs
         model.module.to(device)
@@ -357,6 +358,8 @@ def build_engine(
     with seeded(training.seed):
         technique.prepare(model)
     settle(model, operations, "marked")
+    if model.streamed is not None:
+        model.streamed.check_unchanged()
     task.bind(model)  # what learns may take room of the context
     return Engine(
         model,
@@ -389,21 +392,38 @@ def _drawn(recipe: Recipe, task: Task, data: Dataset) -> Callable[[int], Sequenc
     return examples
 
 
-def quantised_base(recipe: Recipe, technique: Technique, source: Resolved) -> Quantised | None:
-    """Return how the base is to be quantised, or None where it is loaded as it is.
+def quantised_base(
+    recipe: Recipe, task: Task, technique: Technique, source: Resolved
+) -> Quantised | None:
+    """Return how the base is to be quantised, or None where it is not.
 
     Raises:
-        RecipeError: the technique cannot stand on a quantised base; says why.
+        RecipeError: the technique would change a base that is quantised or lies on disk; says how.
     """
-    kind = recipe.base.quantize
-    if kind is None and stored_as(read_config(source)) is None:
+    kind, stream = recipe.base.quantize, recipe.base.stream
+    stored = stored_as(read_config(source))
+    if kind is None and stored is None and not stream:
         return None
-    reason = technique.refuses_quantised()
+    base = "base that lies on disk" if stream else "quantised base"
+    reason = technique.changes_base()
     if reason:
         raise RecipeError(
-            f"The technique {technique.name!r} cannot stand on a quantised base: {reason}.",
-            where="technique" if kind is None else "base.quantize",
-            fix="Choose lora, or leave the base unquantised.",
+            f"The technique {technique.name!r} cannot stand on a {base}: {reason}.",
+            where="base.stream" if stream else "technique" if kind is None else "base.quantize",
+            fix="Choose lora, or leave it out.",
+        )
+    if task.head == "embedding":
+        raise RecipeError(
+            f"The task {task.name!r} gives vectors that sentence-transformers reads, and it would"
+            f" put them on the base as it is published, not on a {base}.",
+            where="base",
+            fix="Leave it out.",
+        )
+    if stream and (stored or torch.cuda.is_available()):
+        raise RecipeError(
+            "Layers are read from disk one by one only on a processor, and as they are published.",
+            where="base.stream",
+            fix="Leave it out, or choose `quantize`.",
         )
     return None if kind is None else Quantised(kind, recipe.base.double_quantize)
 

@@ -119,11 +119,13 @@ class Run:
                 where=str(self.path),
             )
         source = resolve(about["base"]["name"])
+        base = read_notes(self.folder.model).base
         model = load_model(
             source,
             head=self.task.head_for(kind_of(read_config(source))),
             dtype=computed_in(self.record),
-            quantised=read_notes(self.folder.model).base.quantised,
+            quantised=base.quantised,
+            streamed=base.streamed,
         )
         return as_recorded(model, self.record)
 

@@ -70,7 +70,8 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
 
 def base_facts(model: Model) -> dict[str, str]:
     """Return what the report says of how the base was kept, by heading."""
-    return {} if model.quantised is None else model.quantised.facts()
+    kept = model.quantised or model.streamed
+    return {} if kept is None else kept.facts()
 
 
 def parameter_counts(prepared: Prepared) -> dict[str, int]:

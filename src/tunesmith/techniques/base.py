@@ -56,10 +56,10 @@ class Technique(ABC):
         """
         return None
 
-    def refuses_quantised(self) -> str | None:
-        """Return why it cannot stand on a base that is stored quantised, or None where it can.
+    def changes_base(self) -> str | None:
+        """Return how it changes or saves the base's own weights, or None where it leaves them be.
 
-        Quantised weights cannot learn, and a whole model that holds them is no result of ours.
+        Only a base that is left be may be stored quantised, or lie on disk.
         """
         return "its result is a whole model, whose weights would have to be stored anew"
 
@@ -158,7 +158,7 @@ class PeftTechnique(Technique):
             return "adapters learn by steps, but these features stay as they are"
         return None
 
-    def refuses_quantised(self) -> str | None:
+    def changes_base(self) -> str | None:
         """Adapters learn beside the base, however that is stored."""
         return None
 

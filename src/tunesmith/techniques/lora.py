@@ -108,12 +108,12 @@ class Lora(PeftTechnique):
 
     _initial: dict[str, Tensor] | None = None
 
-    def refuses_quantised(self) -> str | None:
+    def changes_base(self) -> str | None:
         """PiSSA takes a part out of the base's weights; biases that learn are the base's own."""
         if self.options.initial == "pissa":
             return "`initial: pissa` takes a part out of the base's weights"
         if self.options.bias != "none":
-            return "`bias` lets weights of the base learn, which bitsandbytes rounds as it computes"
+            return "`bias` lets weights of the base learn"
         return None
 
     def config(self, model: Model) -> Any:

@@ -195,10 +195,13 @@ class Memory:
     @cached_property
     def _weights(self) -> int:
         storages = {}
+        streamed = self.engine.model.streamed
         for tensor in stored_tensors(self.engine.model.module):
+            if streamed is not None and streamed.holds(tensor):
+                continue
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
-        return sum(storages.values())
+        return sum(storages.values()) + (streamed.window_bytes if streamed is not None else 0)
 
     @cached_property
     def _optimizer(self) -> int:

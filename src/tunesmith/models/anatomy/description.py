@@ -9,7 +9,7 @@ are no text transformers at all: what has no layers is shown by its top modules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from tunesmith.models.anatomy.blocks import Attention, FeedForward, attention_of
 from tunesmith.models.anatomy.positions import Positions, positions_of
 from tunesmith.models.anatomy.study import UNLIMITED, stacks, study
 from tunesmith.models.kinds import kind_of
+from tunesmith.models.quantised import base_bytes
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,10 @@ class Stack:
 
 @dataclass(frozen=True)
 class Description:
-    """What a model is. Sizes are in tokens, elements, parameters and bytes."""
+    """What a model is. Sizes are in tokens, elements, parameters and bytes.
+
+    `quantized_bytes` are those of all weights where it is a frozen base, by `base.quantize`.
+    """
 
     family: str
     kind: str
@@ -99,6 +103,7 @@ class Description:
     tied: bool
     parts: tuple[Part, ...]
     stacks: tuple[Stack, ...]
+    quantized_bytes: Mapping[str, int]
 
 
 def describe(module: nn.Module) -> Description:
@@ -135,6 +140,7 @@ def describe(module: nn.Module) -> Description:
         tied=bool(anatomy and anatomy.tied),
         parts=tuple(part for part in (*parts_before, *rest) if part and part.parameters),
         stacks=described,
+        quantized_bytes=base_bytes(module, anatomy) if anatomy else {},
     )
 
 
