@@ -70,6 +70,11 @@ FILES = {
     "uneven.jsonl": [{**row, "text": f"{row['text']} {i}"}
                      for i, row in enumerate([*MANY_GOOD, *FIVE_BAD])],
     "grouped.jsonl": [{**row, "topic": i // 5} for i, row in enumerate(ANSWERS)],
+    "turns.jsonl": [
+        {"messages": [{"role": role, "content": f"{text} {i}"} for role, text in (
+            ("user", "Hi"), ("assistant", "Hello"), ("user", "Who"), ("assistant", "Me"))]}
+        for i in range(20)
+    ],
     "either.jsonl": [
         {**row, "messages": [{"role": "user", "content": "Hi"},
                              {"role": "assistant", "content": f"Hello {i}"}]}
@@ -387,6 +392,8 @@ TABLE: dict[str, Row] = {
     "task instruct.max_length": Row(None, 30, checked, part="cut"),
     "task instruct.max_new_tokens": Row(1, 3, answer),
     "task instruct.system": Row(None, "Be brief.", checked, part="shown"),
+    "task instruct.train_on": Row("all", "last", checked, part="train",
+                                  also={"data.train": "turns.jsonl"}),
     "task instruct.template": Row(None, TEMPLATE, checked, part="shown"),
     "task language_modeling.max_length": Row(None, 12, checked, LM, part="train"),
     "task language_modeling.overlap": Row(1, 4, checked, LM, {"task.max_length": 12},

@@ -6,16 +6,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rouge_score.rouge_scorer import RougeScorer
+from tests.data.families import family_tokenizer
+from tests.data.test_tool_calls import TOOLS
 from tests.tasks.plain_engine import PlainEngine
 from tests.tiny import tiny_llama
 
 from tunesmith.console import Console
 from tunesmith.data.records import Conversation, Message
+from tunesmith.data.turns import read_messages, read_tools
 from tunesmith.engine.generation import Generated, Sampling
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, UnlearnableError
 from tunesmith.evaluation.significance import figures
-from tunesmith.tasks.instruct import Instruct, rouge_l
+from tunesmith.models.model import Model
+from tunesmith.tasks.instruct import Instruct
 
 MODEL = tiny_llama()
 QUIET = Console(quiet=True)
@@ -193,6 +196,7 @@ def test_texts_messages_and_dicts_are_answered_alike():
         ([], "It is a list"),
         ([{"role": "usr", "content": "a"}], "A message is wrong: role"),
         ("x" * 200, "more than the model's context of 128"),
+        ({"messages": [{"role": "user", "content": "a"}], "tools": "["}, "input is wrong: tools"),
     ],
 )
 def test_a_wrong_input_is_an_error_that_names_it(wrong: object, message: str):
@@ -200,22 +204,41 @@ def test_a_wrong_input_is_an_error_that_names_it(wrong: object, message: str):
         bound().predict(PlainEngine(MODEL), ["a", wrong])
 
 
-def test_rouge_l_of_english_equals_that_of_the_package():
-    pairs = [
-        ("The cat sat on the mat.", "A cat was on the mat, it sat."),
-        ("under_scored words, 3.5 of them", "3 words under 5 scores"),
-        ("", "nothing"),
-        ("same", "same"),
+def test_only_the_last_turn_is_learnt_where_that_is_asked_for():
+    every, last = (bound(train_on=turns).encode(DATA[2]) for turns in ("all", "last"))
+    (whole,), (part,) = every.streams.values(), last.streams.values()
+    assert whole.ids == part.ids
+    learnt = [i for i, on in zip(part.ids, part.learnt(), strict=True) if on]
+    assert MODEL.tokenizer.decode(learnt) == "d<|im_end|>"
+    assert whole.trained() == 2 * part.trained()
+
+
+def test_a_last_turn_that_says_nothing_is_refused_where_it_alone_is_learnt():
+    silent = chat(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", " "))
+    assert bound().encode(silent).length
+    with pytest.raises(UnlearnableError, match="the assistant says nothing"):
+        bound(train_on="last").encode(silent)
+
+
+def test_tools_on_offer_are_asked_with_as_they_are_learnt_with():
+    tokenizer = family_tokenizer("qwen2_5")
+    anatomy = replace(MODEL.anatomy, context_length=4000)
+    task = Instruct(Instruct.Options(max_new_tokens=4))
+    task.bind(Model(MODEL.module, tokenizer, anatomy, MODEL.source))
+    call = {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Lisbon"}'}}
+    turns = [
+        {"role": "user", "content": "How is it?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "sunny"},
+        {"role": "assistant", "content": "Fine."},
     ]
-    stock = RougeScorer(["rougeL"])
-    for output, reference in pairs:
-        expected = stock.score(reference, output)["rougeL"].fmeasure
-        assert rouge_l(output, reference) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("text", ["Où est la mer ?", "Где море", "海はどこ", "바다"])
-def test_rouge_l_reads_other_scripts(text: str):
-    assert rouge_l(text, text) == 1.0
+    tools = read_tools({"tools": TOOLS})
+    record = Conversation(messages=read_messages(turns, "messages"), tools=tools)
+    (stream,) = task.encode(record).streams.values()
+    prompt = task.prompt({"messages": turns[:3], "tools": TOOLS}).ids
+    assert list(stream.ids[: len(prompt)]) == prompt
+    assert "Says what the weather is." in tokenizer.decode(prompt)
+    assert '"arguments": {"city": "Lisbon"}' in tokenizer.decode(prompt)
 
 
 def test_people_see_the_question_and_the_answer():

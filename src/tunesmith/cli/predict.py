@@ -16,7 +16,8 @@ from tunesmith.errors import DataError
 if TYPE_CHECKING:
     from tunesmith.tasks.base import Prediction
 
-_WHOLE = ({"question", "context"}, {"text", "text_pair"}, {"query", "documents"})
+_WHOLE = ({"question", "context"}, {"text", "text_pair"}, {"query", "documents"},
+          {"messages", "tools"})  # fmt: skip
 """Fields of objects that are one input."""
 _INPUT_FIELDS = ("messages", "text", "source", "tokens", "prompt", "input")
 
@@ -41,9 +42,9 @@ def predict(
     """Answer texts with a run's model: a completion, a class, a number, what lacks, a vector.
 
     A line of a .jsonl file is a text, a list (of chat messages, or of words), an object with
-    question and context, with text and text_pair or with query and documents, or one with one of
-    the fields messages, text, source, tokens, prompt or input. A question on a text may also be one
-    text whose first line is the question.
+    question and context, with text and text_pair, with query and documents or with messages and
+    tools, or one with one of the fields messages, text, source, tokens, prompt or input. A question
+    on a text may also be one text whose first line is the question.
 
     \b
     Examples:

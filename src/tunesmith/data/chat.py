@@ -31,11 +31,13 @@ Tools = Sequence[Mapping[str, Any]] | None
 
 @dataclass(frozen=True)
 class _Encoding:
-    """Ids of a conversation, which are learnt, and where the last question's text begins."""
+    """Ids of a conversation, which are learnt, and where the last question's text and the first
+    answer begin."""
 
     ids: list[int]
     weights: list[float]
     question: int
+    answer: int
 
     @property
     def trained(self) -> int:
@@ -51,6 +53,7 @@ class ChatEncoder:
             the default `plain` (see `template.PLAIN_TEMPLATE`).
         variables: further variables of the template, such as `{"enable_thinking": False}`.
         today: the date that a template which writes it is told; by default today's.
+        last_only: learn the last answer alone; those before it are only read.
 
     Attributes:
         template: the source in use: what must be saved with the model and serve it.
@@ -68,7 +71,10 @@ class ChatEncoder:
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
         today: date | None = None,
+        *,
+        last_only: bool = False,
     ) -> None:
+        self._last_only = last_only
         self._template = ChatTemplate(tokenizer, template, variables, today)
         self._tokens = ChatTokens(tokenizer, self._template.control)
         self._spans = TurnSpans(self._template)
@@ -94,7 +100,8 @@ class ChatEncoder:
         """Encode a conversation up to the end of its last answer.
 
         Returns:
-            ids, with weight 1.0 on each answer and the token that ends it, and 0.0 elsewhere.
+            ids, with weight 1.0 on each answer that is learnt and the token that ends it, and 0.0
+            elsewhere. A call of a tool is an answer, what the tool says is none.
 
         Raises:
             DataError: the template does not accept the conversation, or leaves part of it out.
@@ -124,8 +131,7 @@ class ChatEncoder:
                 shorter, True, key=lambda m: len(self._encode(m, tools).ids) <= max_length
             )
             kept = self._encode(shorter[min(fitting, len(shorter) - 1)], tools)
-        first = next((i for i, w in enumerate(kept.weights) if w), len(kept.ids))
-        drop = min(max(len(kept.ids) - max_length, 0), max(first - kept.question, 0))
+        drop = min(max(len(kept.ids) - max_length, 0), max(kept.answer - kept.question, 0))
         left = slice(kept.question, kept.question + drop)
         ids, weights = list(kept.ids), list(kept.weights)
         del ids[left], weights[left]
@@ -186,11 +192,12 @@ class ChatEncoder:
         tokens = self._tokenise(layout, neutral.marks)
         starts = tokens.starts
         weights = [0.0] * len(starts)
-        for start, end in layout.spans:
+        for start, end in layout.spans[-1:] if self._last_only else layout.spans:
             first, last = bisect_left(starts, start), bisect_left(starts, end)
             weights[first:last] = [1.0] * (last - first)
         prompt = layout.text[: layout.spans[-1][0]]
-        return _Encoding(tokens.ids, weights, _question(prompt, starts, neutral.messages))
+        answer = bisect_left(starts, layout.spans[0][0])
+        return _Encoding(tokens.ids, weights, _question(prompt, starts, neutral.messages), answer)
 
     def _tokenise(self, layout: Layout, marks: Mapping[str, str]) -> Tokens:
         """Encode a conversation so that its prompt's ids are those of the prompt alone.

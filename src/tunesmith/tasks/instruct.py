@@ -10,18 +10,18 @@ share of tokens that were guessed right *given the right ones before* is never c
 
 from __future__ import annotations
 
-import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunesmith.data.records import Conversation, Message
+from tunesmith.data.turns import RowError, read_messages, read_tools
 from tunesmith.errors import DataError, UnlearnableError
 from tunesmith.registry import TASKS
+from tunesmith.scores.translations import rouge
 from tunesmith.tasks.base import (
     ExampleScore,
     Metric,
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from tunesmith.data.batch import Encoded
     from tunesmith.engine.engine import Engine
     from tunesmith.models.model import Model
-
-_WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 
 
 @TASKS.register("instruct")
@@ -70,6 +68,11 @@ class Instruct(Task):
         system: str | None = Field(
             default=None, description="a system prompt for conversations that have none"
         )
+        train_on: Literal["all", "last"] = Field(
+            default="all",
+            description="which turns of the assistant are learnt, calls of tools among them: all of"
+            " a conversation, or its last; the others are only read",
+        )
         template: str | None = Field(
             default=None,
             description="the chat template, as Jinja text; by default the model's own, or a plain"
@@ -91,7 +94,12 @@ class Instruct(Task):
         from tunesmith.data.chat import ChatEncoder
 
         self._tokenizer = model.tokenizer
-        self._chat = ChatEncoder(model.tokenizer, self.options.template, today=self._today)
+        self._chat = ChatEncoder(
+            model.tokenizer,
+            self.options.template,
+            today=self._today,
+            last_only=self.options.train_on == "last",
+        )
         self._today = self._chat.today
         model.tokenizer.chat_template = self._chat.template  # it alone serves
         self._context: int = model.anatomy.context_length
@@ -107,7 +115,7 @@ class Instruct(Task):
         return tuple(self._chat.stop_ids)
 
     def encode(self, record: Conversation) -> Encoded:
-        """Encode a conversation; every turn of the assistant and its end is learnt.
+        """Encode a conversation; each turn of the assistant, or the last, and its end is learnt.
 
         Raises:
             DataError: the chat template does not accept it.
@@ -116,6 +124,8 @@ class Instruct(Task):
         from tunesmith.data.batch import Encoded
 
         answers = [message for message in record.messages if message.role == "assistant"]
+        if self.options.train_on == "last":
+            answers = answers[-1:]
         if not any(answer.content.strip() or answer.tool_calls for answer in answers):
             raise UnlearnableError(
                 "Nothing of it is learnt: the assistant says nothing.",
@@ -215,15 +225,19 @@ class Instruct(Task):
     def prompt(self, given: Any) -> Prompt:
         """Return what the answer to a text, or to a list of chat messages, starts from.
 
+        Args:
+            given: one of these, or `{"messages": [...], "tools": [...]}` with tools on offer.
+
         Raises:
             DataError: it is neither, or it does not fit.
         """
-        prompt = self._prompt(_messages(given), None)
+        prompt = self._prompt(*_asked(given))
         check_room(prompt, self._context)
         return prompt
 
     def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
-        """Answer each text, or list of chat messages (`Message` or dicts), greedily.
+        """Answer each text, list of chat messages (`Message` or dicts), or object with messages and
+        tools, greedily.
 
         Raises:
             DataError: an input is neither, or does not fit.
@@ -248,6 +262,18 @@ def _said(turn: Message) -> str:
     return "\n".join(part for part in (turn.content, calls) if part)
 
 
+def _asked(given: Any) -> tuple[list[Message], list[dict[str, Any]] | None]:
+    """Return messages, and the tools on offer; both as they are read from training records."""
+    if not isinstance(given, Mapping):
+        return _messages(given), None
+    try:
+        return _messages(given.get("messages")), read_tools(given)
+    except RowError as error:
+        raise DataError(
+            f"The input is wrong: {error}.", fix="Give tools as JSON schemas."
+        ) from None
+
+
 def _messages(given: Any) -> list[Message]:
     if isinstance(given, str):
         return [Message(role="user", content=given)]
@@ -257,7 +283,13 @@ def _messages(given: Any) -> list[Message]:
             fix='Give a text, or messages as [{"role": "user", "content": "…"}].',
         )
     try:
-        return [Message.model_validate(message) for message in given]
+        said = [Message.model_validate(message) for message in given]
+        plain = [message.model_dump(exclude_none=True) for message in said]
+        return read_messages(plain, "messages")
+    except RowError as error:
+        raise DataError(
+            f"A message is wrong: {error}.", fix="Give calls of tools as OpenAI's API does."
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "message"
@@ -284,29 +316,6 @@ def _answer_scores(output: str, reference: str, *, stopped: bool) -> dict[str, f
     return {
         "generated": 1.0,
         "exact_match": float(output.strip() == reference.strip()),
-        "rouge_l": rouge_l(output, reference),
+        "rouge_l": rouge(output, reference)["rouge_l"],
         "stops_by_itself": float(stopped),
     }
-
-
-def rouge_l(output: str, reference: str) -> float:
-    """Return the ROUGE-L F1 of a text against its reference, between 0 and 1 (Lin, 2004).
-
-    Computed by the `rouge-score` package on words of any script (its own tokenizer drops all but
-    ASCII); Chinese and Japanese characters count as words of their own.
-    """
-    return float(_scorer().score(reference, output)["rougeL"].fmeasure)
-
-
-@functools.cache
-def _scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeL"], tokenizer=_Words())
-
-
-class _Words:
-    """Splits a text into lower-case words, as `rouge-score` asks for it."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return _WORDS.findall(text.lower())
