@@ -72,6 +72,14 @@ def test_one_class_only_is_an_error_that_names_it():
         Classification().study(records(labels=("sea",)))
 
 
+def test_classes_that_are_listed_need_no_records():
+    task = Classification(Classification.Options(labels=["sea", "art"]))
+    task.study([])
+    assert task.labels == ("sea", "art")
+    with pytest.raises(DataError, match="there are none"):
+        Classification().study([])
+
+
 def test_an_unknown_class_is_an_error_that_names_the_record():
     task = bound(tiny_bert(LABELS))
     test = [*records(3), LabelledText(text="a", label="seas")]

@@ -67,12 +67,14 @@ class Classification(Task):
         self._paired = False  # whether all that was learnt from had two texts
 
     def study(self, records: Sequence[LabelledText]) -> None:
-        """Find the classes of the training records.
+        """Find the classes of the training records; none are needed where `labels` lists them.
 
         Raises:
             DataError: there is one class only, or one that `labels` does not list.
         """
         found = {record.label for record in records}
+        if not found and self.options.labels:
+            return
         if len(found) < 2:
             only = f"all are {next(iter(found))!r}" if found else "there are none"
             raise DataError(

@@ -30,7 +30,7 @@ from tunesmith.kernels.token_loss import CHUNK_BYTES
 from tunesmith.models.quantised import expanded_bytes, packed_bytes, stored_tensors
 from tunesmith.models.seeded import seeded
 
-_BETWEEN = 0.2
+_BETWEEN = 0.3
 """Room that the C library's allocator leaves between blocks, as a share of what comes and goes in a
 step (measured on SmolLM2-135M's shape; a GPU's allocator is not counted here)."""
 
