@@ -36,16 +36,18 @@ class Streamed:
     """The stream of a run, and what its records are compared with.
 
     Attributes:
-        held: what the test and validation records say, by `content_key`.
-        tested: how many test records there are.
+        recipe: what is asked for.
+        tested: what the test records say, by `content_key`.
+        held: likewise, with the validation records.
+        found: which test records have come by in the stream so far.
     """
 
     stream: Stream
     task: Task
     drop: bool
+    recipe: Recipe
+    tested: frozenset[Any]
     held: frozenset[Any]
-    tested: int
-    options: Recipe
     found: set[Any] = field(default_factory=set)
 
     def plan(
@@ -60,7 +62,7 @@ class Streamed:
         Args:
             state: as the step before it carried it.
         """
-        training = self.options.training
+        training = self.recipe.training
         assert training.max_steps is not None  # the recipe would have been refused
         return StreamedPlan(
             self.lay,
@@ -85,7 +87,7 @@ class Streamed:
         examples, lost = encode_some(
             self.task, window.data, range(len(window.data)), drop=self.drop
         )
-        seed = self.options.training.seed
+        seed = self.recipe.training.seed
         return Laid(
             [self.task.seen(example, seed, position.passes) for example in examples],
             window.after,
@@ -102,11 +104,11 @@ class Streamed:
     def _leaked(self, data: Dataset) -> int:
         """How many records of a window stand in the test or validation set."""
         leaked = [key for key in map(content_key, data.records) if key in self.held]
-        self.found.update(leaked)
-        if len(self.found) >= WORTHLESS_OVERLAP * self.tested:
+        self.found.update(key for key in leaked if key in self.tested)
+        if len(self.found) >= WORTHLESS_OVERLAP * len(self.tested):
             raise DataError(
-                f"{len(self.found)} of {self.tested} test records have stood among the streamed"
-                " ones so far: a verdict on them would say nothing.",
+                f"{len(self.found)} of {len(self.tested)} test records have stood among the"
+                " streamed ones so far: a verdict on them would say nothing.",
                 where="data.test",
                 fix="Give test records of their own.",
             )
@@ -124,7 +126,7 @@ class Streamed:
         count = len(self.stream.shards)
         return (
             f"Records are streamed from {count} shard{'s' * (count != 1)} in windows of"
-            f" {self.options.data.window:,}; what is said of them here is told from the first."
+            f" {self.recipe.data.window:,}; what is said of them here is told from the first."
         )
 
     def describe(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -166,10 +168,10 @@ def stream_of(
             where="data.streaming",
             fix="Leave it out, or choose lora, layers or full.",
         )
-    keys = frozenset(content_key(record) for part in held for record in part.records)
+    tested, *others = (frozenset(map(content_key, part.records)) for part in held)
     stream = Stream(type(task).Record, recipe.data)
     drop = recipe.data.unlearnable == "drop"
-    return Streamed(stream, task, drop, keys, len(held[0]), recipe)
+    return Streamed(stream, task, drop, recipe, tested, tested.union(*others))
 
 
 def _one_pass(objective: Objective, *, in_backward: bool) -> str | None:
