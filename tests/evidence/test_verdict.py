@@ -92,6 +92,12 @@ def test_cautions_of_the_comparison_are_passed_on() -> None:
     assert remark(said, "With care") == "Exact match: 2 of 24 records changed."
 
 
+def test_what_is_said_of_several_metrics_is_said_once() -> None:
+    changed = "2 of 24 records changed."
+    said = statement(cautions=[f"exact_match: {changed}", "bleu: none.", f"rouge_l: {changed}"])
+    assert remark(said, "With care") == f"Exact match, ROUGE-L: {changed} BLEU: none."
+
+
 def test_metrics_of_generation_stand_beside_a_likelihood() -> None:
     text = remark(statement(), "Beside it")
     assert "no evidence of a change: exact match 0 → 0.083 on 24 records" in text

@@ -160,11 +160,12 @@ def _beside(metrics: Metrics) -> str:
 
 
 def _cautions(metrics: Metrics) -> str:
-    """The comparison's own sentences, with metrics called as they are called here."""
-    said = " ".join(metrics.cautions)
-    for name in metrics.metrics:
-        said = said.replace(f"{name}: ", f"{_capital(label(name))}: ")
-    return said
+    """The comparison's own sentences, each once, after the metrics that it is said of."""
+    said_of: dict[str, list[str]] = {}
+    for caution in metrics.cautions:
+        name, _, said = caution.partition(": ")
+        said_of.setdefault(said, []).append(label(name))
+    return " ".join(f"{_capital(', '.join(names))}: {said}" for said, names in said_of.items())
 
 
 def _named(name: str, row: MetricRow, deciding: MetricRow) -> str:
