@@ -16,21 +16,26 @@ from tests.techniques.test_adapters import (
     logits,
     prepared,
 )
-from tests.tiny import DECODERS, tiny_model_folder
+from tests.tiny import DECODERS, tiny_llama, tiny_model_folder
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from tunesmith import api
 from tunesmith.console import Console
 from tunesmith.data.batch import Encoded, EncodedStream, collate
 from tunesmith.engine.engine import Engine
+from tunesmith.engine.fusion import _is_frozen_product
 from tunesmith.errors import ModelError, RecipeError
+from tunesmith.models.anatomy import study
+from tunesmith.models.anatomy.blocks import map_sizes
 from tunesmith.models.learning import learn as let_learn
 from tunesmith.models.load import load_model, load_result
-from tunesmith.models.quantised import Quantised, packed_bytes
+from tunesmith.models.quantised import Quantised, packed_bytes, stored_tensors
 from tunesmith.models.quiet import quiet
 from tunesmith.models.resolve import resolve
 from tunesmith.models.saving import verify_saved
+from tunesmith.models.soundness import check_finite
 from tunesmith.objectives.base import TokenLogProbs
 from tunesmith.recipes import parse_recipe
 from tunesmith.registry import OBJECTIVES, TECHNIQUES
@@ -337,6 +342,35 @@ def test_a_checkpoint_that_is_stored_quantised_is_learnt_on(bases, tmp_path):
     twice = recipe(folder, tmp_path)
     with pytest.raises(ModelError, match="are quantised"):
         prepare(parse_recipe(twice), SILENT)
+
+
+def test_packed_tensors_are_counted_by_what_they_hold_and_left_to_their_own_products():
+    model = tiny_llama()
+    layer = model.module.get_submodule("model.layers.0.mlp.down_proj")
+    numbers = layer.weight.detach()
+    packed = TwoTensor(numbers, numbers.clone())
+    layer.weight = nn.Parameter(packed, requires_grad=False)
+    stored = sum(tensor.nbytes for tensor in stored_tensors(layer))
+    assert stored == 2 * numbers.nbytes
+    check_finite(model.source, model.module)
+    prepared(model, "rslora")
+    part = model.module.get_submodule("model.layers.0.mlp")
+    assert not _is_frozen_product(part.down_proj)
+    assert _is_frozen_product(part.up_proj)
+
+
+def test_maps_that_are_packed_in_classes_of_their_own_are_linear_maps():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.in_features, self.out_features = 32, 48
+            self.register_buffer("qweight", torch.zeros(4, 48, dtype=torch.int32))
+
+    model = tiny_llama()
+    model.module.set_submodule("model.layers.0.mlp.up_proj", Packed())
+    found = study(model.module).layers[0].linears
+    assert "model.layers.0.mlp.up_proj" in found
+    assert map_sizes(model.module.get_submodule("model.layers.0.mlp.up_proj")) == (32, 48)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tunesmith.engine.packing import row_again
 from tunesmith.models.model import Model
+from tunesmith.models.quantised import stored_tensors
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class _Counter:
     """Adds up the storages that autograd saves, each once; parameters and buffers are not new."""
 
     def __init__(self, model: Model) -> None:
-        owned = [*model.module.parameters(), *model.module.buffers()]
+        owned = stored_tensors(model.module)
         self._seen = {tensor.untyped_storage().data_ptr() for tensor in owned}
         self._alive: list[Tensor] = []
         self._within = False

@@ -33,6 +33,7 @@ from tunesmith.kernels.lora import LowRank, lora_product
 from tunesmith.kernels.norms import rms_norm
 from tunesmith.kernels.swiglu import swiglu
 from tunesmith.models.model import Model
+from tunesmith.models.quantised import is_wrapped
 
 Forward = Callable[..., Any]
 
@@ -238,6 +239,8 @@ def _is_frozen_product(layer: Any) -> bool:
     """Whether this is a frozen linear layer, bare or with one ordinary LoRA adapter."""
     base = _base(layer)
     if type(base) is not nn.Linear or any(p.requires_grad for p in base.parameters()):
+        return False
+    if is_wrapped(base.weight):
         return False
     return layer is base or (hasattr(layer, "lora_A") and _is_plain(layer))
 

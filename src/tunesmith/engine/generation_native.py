@@ -34,6 +34,7 @@ from tunesmith.kernels.decoder import (
 from tunesmith.kernels.norms import rms_norm
 from tunesmith.kernels.token_loss import LogitShape
 from tunesmith.models.model import Model
+from tunesmith.models.quantised import is_wrapped
 
 _GELU = {"silu": False, "swish": False, "gelu_pytorch_tanh": True, "gelu_tanh": True}
 
@@ -174,7 +175,7 @@ def _layer(module: Any, kept: KeptLayer, copies: Copies) -> Layer | None:
 
 def _linear(layer: Any, copies: Copies) -> Linear | None:
     base = getattr(layer, "base_layer", layer)
-    if type(base) is not nn.Linear or not base.weight.is_contiguous():
+    if type(base) is not nn.Linear or is_wrapped(base.weight) or not base.weight.is_contiguous():
         return None
     weight, bias = copies.of(base.weight), None if base.bias is None else base.bias.detach()
     if layer is base:

@@ -150,10 +150,15 @@ def _expanding(part: Any) -> Callable[[Tensor], Tensor]:
     return forward
 
 
+def is_wrapped(tensor: Tensor) -> bool:
+    """Whether a tensor stands for others that hold its numbers packed, as torchao's do."""
+    return hasattr(tensor, "__tensor_flatten__")
+
+
 def stored_tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Yield parameters and buffers, and what bitsandbytes keeps beside them (scales)."""
-    yield from module.parameters()
-    yield from module.buffers()
+    """Yield parameters and buffers, and what is kept beside them (scales); of packed ones, that."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        yield from _unwrapped(tensor)
     for part in module.modules():
         if _is_quantised_map(part):
             weight: Any = part.weight
@@ -164,6 +169,15 @@ def stored_tensors(module: nn.Module) -> Iterator[Tensor]:
                 found += [kept.absmax, kept.code, kept.offset]
                 found += [kept.state2.absmax, kept.state2.code] if kept.nested else []
             yield from (tensor for tensor in found if isinstance(tensor, Tensor))
+
+
+def _unwrapped(tensor: Any) -> Iterator[Tensor]:
+    if not is_wrapped(tensor):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _unwrapped(getattr(tensor, name))
 
 
 def parameter_count(parameter: nn.Parameter) -> int:

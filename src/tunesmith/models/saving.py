@@ -31,7 +31,7 @@ from tunesmith.models.heads import HEADS, FeatureModel, Pooling, own_outputs, po
 from tunesmith.models.load import load_result
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Base, Notes, write_notes
-from tunesmith.models.quantised import settle
+from tunesmith.models.quantised import is_wrapped, settle
 from tunesmith.models.quiet import quiet
 
 SavedAs = Literal["full", "adapter", "features"]
@@ -273,7 +273,8 @@ def _with_cache(module: Any) -> Iterator[None]:
 
 def _check_finite(model: Model) -> None:
     for name, parameter in model.module.named_parameters():
-        if model.streamed is not None and model.streamed.holds(parameter):
+        streamed = model.streamed is not None and model.streamed.holds(parameter)
+        if streamed or is_wrapped(parameter):
             continue
         if not torch.isfinite(parameter).all():
             raise RunError(

@@ -106,7 +106,7 @@ def check_finite(source: Resolved, module: nn.Module, layers: Streamed | None = 
         ModelError: one is not.
     """
     for name, parameter in module.named_parameters():
-        if layers is not None and layers.holds(parameter):
+        if quantised.is_wrapped(parameter) or (layers is not None and layers.holds(parameter)):
             continue
         if not torch.isfinite(parameter).all():
             raise ModelError(

@@ -95,8 +95,9 @@ def feed_forward_of(module: nn.Module, layer: Layer) -> FeedForward | None:
 
 def map_sizes(part: nn.Module) -> tuple[int, int]:
     """Return how many values a linear map takes and gives."""
-    if isinstance(part, nn.Linear):
-        return part.in_features, part.out_features
+    known: Any = part
+    if hasattr(part, "in_features"):
+        return int(known.in_features), int(known.out_features)
     weight: Any = part.weight
     given, taken = weight.shape
     return given, taken

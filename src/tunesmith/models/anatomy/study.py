@@ -69,8 +69,11 @@ def study(module: nn.Module) -> Anatomy:
 
 
 def is_linear(part: nn.Module) -> bool:
-    """Whether `part` is a linear map: `nn.Linear`, or GPT-2's transposed one."""
-    return isinstance(part, nn.Linear | Conv1D)
+    """Whether `part` is a linear map: `nn.Linear`, GPT-2's transposed one, or a packed one.
+
+    GPTQ and AWQ keep a map's weight as whole numbers, `qweight`, in classes of their own.
+    """
+    return isinstance(part, nn.Linear | Conv1D) or hasattr(part, "qweight")
 
 
 def _body_name(module: nn.Module) -> str:
