@@ -98,7 +98,7 @@ def _token_states(
     kind = hidden_TD.device.type
     autocast = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if autocast else layer.weight.dtype
-    bias_V = getattr(layer, "bias", None)
+    bias_V = output_bias(model)
     output = OutputRows(
         output_states(model, hidden_TD[rows_N]).to(dtype),
         layer.weight.to(dtype),

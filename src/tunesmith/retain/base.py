@@ -53,6 +53,11 @@ class Scene:
         """Whether the model writes text."""
         return self.engine.model.head == "causal_lm"
 
+    @property
+    def names_tokens(self) -> bool:
+        """Whether the model says which token comes next, of a text or of a target."""
+        return self.engine.model.head in ("causal_lm", "seq2seq_lm")
+
 
 class Retainer(ABC):
     """A way to keep what a model knew; `name` is set by the registry."""

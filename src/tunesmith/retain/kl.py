@@ -54,7 +54,7 @@ class Kl(Retainer):
 
     def refuses(self, scene: Scene) -> str | None:
         """Only a model that says something of tokens before and after can be held to it."""
-        if not scene.writes:
+        if not scene.names_tokens:
             return (
                 "it holds on to what the base says of the next token, and this model has a new "
                 "head; choose l2_sp, replay with `data`, or interpolate"
