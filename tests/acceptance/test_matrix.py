@@ -52,7 +52,11 @@ from tunesmith.cli.contracts import (
 from tunesmith.registry import TASKS, TECHNIQUES
 
 FAMILIES = ("llama", "gpt2", "bert")
-OPTIONS = {"lora": "{name: lora, rank: 2}", "layers": "{name: layers, last: 1}"}
+OPTIONS = {
+    "lora": "{name: lora, rank: 2}",
+    "layers": "{name: layers, last: 1}",
+    "galore": "{name: galore, rank: 4}",
+}
 ROWS = {
     "instruct": ANSWERS,
     "language_modeling": TEXTS,
@@ -119,9 +123,15 @@ SAMPLED = {  # adapters that share the path of lora: every family of them is tes
     "vera": {("instruct", "llama")},
     "ia3": {("classification", "bert")},
     "oft": {("language_modeling", "llama")},
+    "boft": {("classification", "bert")},
+    "adalora": {("instruct", "llama"), ("classification", "bert")},
     "prompt_tuning": {("instruct", "llama"), ("classification", "bert")},
     "p_tuning": {("language_modeling", "gpt2")},
     "prefix_tuning": {("instruct", "gpt2"), ("classification", "bert")},
+}
+WHOLE = {  # techniques that share the path of full
+    "galore": {("instruct", "llama"), ("classification", "bert")},
+    "lisa": {("language_modeling", "gpt2"), ("classification", "bert")},
 }
 SAMPLED_TASKS = {  # tasks that share the path of another: every head is tested apart
     "masked_language_modeling": {("full", "bert"), ("layers", "bert"), ("lora", "bert")},
@@ -150,6 +160,7 @@ ALL = [
     cell
     for cell in itertools.product(TECHNIQUES.names(), TASKS.names(), FAMILIES)
     if cell[1] != "seq2seq"
+    and (cell[0] not in WHOLE or cell[1:] in WHOLE[cell[0]])
     and (cell[0] not in SAMPLED or cell[1:] in SAMPLED[cell[0]])
     and (cell[1] not in SAMPLED_TASKS or (cell[0], cell[2]) in SAMPLED_TASKS[cell[1]])
 ]
@@ -312,7 +323,8 @@ def only_the_last_layer_changes(cell: Finished) -> bool:
 
 def only_adapters_are_saved(cell: Finished) -> bool:
     saved = load_file(cell.model / "adapter_model.safetensors")
-    own = ("lora_A", "lora_B", "vera_", "ia3_l", "oft_R", "prompt_embeddings")
+    own = ("lora_A", "lora_B", "lora_E", "vera_", "ia3_l", "oft_R", "prompt_embeddings")
+    own += ("boft_s", "ranknum")
     allowed = (*own, "score", "classifier", "pooler", "qa_outputs")
     return all(any(word in name for word in allowed) for name in saved) and any(
         bool(tensor.any()) for name, tensor in saved.items() if any(word in name for word in own)
@@ -326,8 +338,19 @@ def only_the_linear_map_changes(cell: Finished) -> bool:
     return whole and not changed(cell) and bool(dense["linear.weight"].any())
 
 
+def whole_layers_change(cell: Finished) -> bool:
+    """Of those that were drawn everything, of the others nothing; all else always."""
+    moved, (_, after) = changed(cell), weights(cell)
+    layers: dict[str, set[bool]] = {}
+    for name in after:
+        found = _LAYER.search(name)
+        layers.setdefault(name[: found.end()] if found else "", set()).add(name in moved)
+    return layers.pop("") == {True} and all(len(seen) == 1 for seen in layers.values())
+
+
 EXPECTED: dict[str, Callable[[Finished], bool]] = {
-    "full": all_change,
+    **dict.fromkeys(("full", "galore"), all_change),
+    "lisa": whole_layers_change,
     "layers": only_the_last_layer_changes,
     **dict.fromkeys(ADAPTERS, only_adapters_are_saved),
     "repurpose": only_the_linear_map_changes,
@@ -467,7 +490,8 @@ def log_likelihood(cell: Finished, model: Any, tokenizer: Any, tested: dict[str,
     if cell.family in ENCODER_DECODERS:
         source, labels = (tokenizer(tested[name], return_tensors="pt")["input_ids"]
                           for name in ("prompt", "reference"))  # fmt: skip
-        scores = model(input_ids=source, labels=labels).logits[0].log_softmax(-1)
+        shifted = model.prepare_decoder_input_ids_from_labels(labels)  # a loss is not asked for
+        scores = model(input_ids=source, decoder_input_ids=shifted).logits[0].log_softmax(-1)
         return float(scores.gather(-1, labels[0, :, None]).sum())
     given, answer = [], tokenizer(tested["prompt"])["input_ids"]
     if cell.task in ("instruct", "seq2seq"):

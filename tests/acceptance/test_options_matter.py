@@ -97,6 +97,15 @@ VERA, IA3, OFT, PROMPT, P_TUNING, PREFIX = (
     INSTRUCT | {"technique": {"name": name}}
     for name in ("vera", "ia3", "oft", "prompt_tuning", "p_tuning", "prefix_tuning")
 )
+BOFT = INSTRUCT | {"technique": {"name": "boft"}}
+ADALORA = INSTRUCT | {
+    "technique": {"name": "adalora", "rank": 2, "start_rank": 4, "every": 1},
+    "training": {"learning_rate": 0.02, "max_steps": 8},
+}
+GALORE, LISA = (
+    INSTRUCT | {"technique": technique, "training": {"learning_rate": 0.01, "max_steps": 8}}
+    for technique in ({"name": "galore", "rank": 4}, {"name": "lisa", "layers": 1})
+)
 LM = INSTRUCT | {
     "task": {"name": "language_modeling", "max_new_tokens": 3},
     "data": {"train": "texts.jsonl"},
@@ -441,6 +450,8 @@ TABLE: dict[str, Row] = {
                                      part="trainable_parameters"),
     "technique full.layer_decay": Row(1.0, 0.5, result,
                                       FULL | {"technique": {"name": "full"}}),
+    "technique full.gradual": Row(0.0, 0.9, result, FULL | {"technique": {"name": "full"}}),
+    "technique layers.gradual": Row(0.0, 0.9, result, LAYERS, {"technique.last": 2}),
     "technique layers.last": Row(1, 2, checked, LAYERS, part="trainable_parameters"),
     "technique layers.layers": Row([0], [1], record,
                                    INSTRUCT | {"technique": {"name": "layers"}},
@@ -478,6 +489,29 @@ TABLE: dict[str, Row] = {
     "technique oft.shared": Row(False, True, checked, OFT, part="trainable_parameters"),
     "technique oft.targets": Row("all-linear", ["q_proj"], checked, OFT,
                                  part="trainable_parameters"),
+    "technique boft.block_size": Row(4, 8, checked, BOFT, part="trainable_parameters"),
+    "technique boft.factors": Row(1, 2, refusal, BOFT),
+    "technique boft.dropout": Row(0.0, 0.5, result, BOFT),
+    "technique boft.targets": Row("all-linear", ["q_proj"], checked, BOFT,
+                                  part="trainable_parameters"),
+    "technique adalora.rank": Row(1, 3, result, ADALORA),
+    "technique adalora.start_rank": Row(4, 6, checked, ADALORA, part="trainable_parameters"),
+    "technique adalora.alpha": Row(4, 16, result, ADALORA),
+    "technique adalora.dropout": Row(0.0, 0.5, result, ADALORA),
+    "technique adalora.targets": Row("all-linear", ["q_proj"], checked, ADALORA,
+                                     part="trainable_parameters"),
+    "technique adalora.warmup": Row(0.0, 0.45, result, ADALORA),
+    "technique adalora.settle": Row(0.0, 0.5, result, ADALORA),
+    "technique adalora.every": Row(1, 100, result, ADALORA),
+    "technique adalora.orthogonal": Row(0.0, 0.5, result, ADALORA),
+    "technique galore.rank": Row(4, 8, result, GALORE),
+    "technique galore.every": Row(1, 100, result, GALORE),
+    "technique galore.scale": Row(0.25, 1.0, result, GALORE),
+    "technique galore.embeddings": Row(True, False, checked, GALORE,
+                                       part="trainable_parameters"),
+    "technique lisa.layers": Row(1, 2, result, LISA),
+    "technique lisa.every": Row(1, 100, result, LISA),
+    "technique lisa.embeddings": Row(True, False, checked, LISA, part="trainable_parameters"),
     "technique prompt_tuning.length": Row(2, 3, checked, PROMPT, part="trainable_parameters"),
     "technique prompt_tuning.text": Row(None, "Say", record, PROMPT, part="initial_digest"),
     "technique p_tuning.length": Row(2, 3, checked, P_TUNING, part="trainable_parameters"),

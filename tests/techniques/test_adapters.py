@@ -36,6 +36,8 @@ VARIANTS = {
     "vera": ("vera", {"rank": 8}),
     "ia3": ("ia3", {}),
     "oft": ("oft", {"block_size": 8}),
+    "boft": ("boft", {"block_size": 4}),
+    "adalora": ("adalora", {"rank": 2, "start_rank": 4}),
     "prompt_tuning": ("prompt_tuning", {"length": 3}),
     "p_tuning": ("p_tuning", {"length": 3, "hidden": 16}),
     "prefix_tuning": ("prefix_tuning", {"length": 3}),
@@ -102,6 +104,7 @@ def values(model):
 
 REFUSED = {
     ("oft", "gpt2"): "PEFT has no OFT adapter for this gpt2 model",
+    ("boft", "gpt2"): "PEFT has no BOFT adapter for this gpt2 model",
     ("prefix_tuning", "distilbert"): "distilbert cannot read such virtual tokens",
     ("prefix_tuning", "deberta-v2"): "deberta-v2 cannot read such virtual tokens",
 }

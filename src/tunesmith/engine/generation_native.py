@@ -180,7 +180,9 @@ def _linear(layer: Any, copies: Copies) -> Linear | None:
     weight, bias = copies.of(base.weight), None if base.bias is None else base.bias.detach()
     if layer is base:
         return Linear(weight, bias)
-    plain = hasattr(layer, "lora_A") and not layer.merged and len(layer.active_adapters) == 1
+    factors = getattr(layer, "lora_A", None)  # AdaLoRA's are bare, and have a third between them
+    ordinary = isinstance(factors, nn.ModuleDict)
+    plain = ordinary and not layer.merged and len(layer.active_adapters) == 1
     if not plain or getattr(layer, "lora_variant", None) or any(layer.lora_bias.values()):
         return None
     (name,) = layer.active_adapters

@@ -42,7 +42,9 @@ class Optimizer:
             decay = options.weight_decay if own is None else own
             for name, parameter in group.parameters.items():
                 place = len(self._slots)
-                self._slots.append(Slot(name, place, parameter, group.learning_rate_scale, decay))
+                slot = Slot(name, place, parameter, group.learning_rate_scale, decay)
+                slot.projection, slot.at_once = group.projection, group.at_once
+                self._slots.append(slot)
         self.parameters: dict[str, nn.Parameter] = {s.name: s.parameter for s in self._slots}
         if options.stochastic_rounding:
             _narrow(self.parameters.values())
@@ -53,6 +55,16 @@ class Optimizer:
                 slot.parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                     self._hook(slot)
                 )
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that the states of all that learns at the same time will take."""
+        return int(sum(slot.state_bytes(self.options.kind) for slot in self._slots))
+
+    @property
+    def at_once(self) -> dict[str, float]:
+        """Of each parameter the share of its like that learns at the same time."""
+        return {slot.name: slot.at_once for slot in self._slots}
 
     def begin(self, learning_rate: float) -> None:
         """Tell the rate of the step whose backward pass comes next; `in_backward` needs it."""
@@ -66,6 +78,9 @@ class Optimizer:
             RuntimeError: `in_backward`, and nothing was moved in a backward pass since the last
                 step: `begin` was not called.
         """
+        for slot in self._slots:
+            if not slot.parameter.requires_grad:  # it learns no more: its moments are let go
+                slot.state = {}
         if self.options.in_backward:
             return self._end()
         learnt = [slot for slot in self._slots if slot.parameter.grad is not None]

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from tunesmith.engine.projection import new_projected_state, update_projected
 from tunesmith.errors import RecipeError
+from tunesmith.techniques.base import Projection
 
 Kind = Literal["adamw", "adamw_8bit"]
 
@@ -72,6 +74,8 @@ class Slot:
         rate_scale: factor on the learning rate.
         state: `step`, `exp_avg`, `exp_avg_sq`; in 8 bits also the scales of the latter two. Empty
             before the first update.
+        projection: of its gradient, where it is a matrix that is large enough.
+        at_once: share of such tensors that learn at the same time.
     """
 
     name: str
@@ -80,6 +84,20 @@ class Slot:
     rate_scale: float
     weight_decay: float
     state: dict[str, Tensor] = field(default_factory=dict)
+    projection: Projection | None = None
+    at_once: float = 1.0
+
+    @property
+    def projected(self) -> Projection | None:
+        """How its gradient is projected; None where it is not."""
+        suits = self.projection is not None and self.projection.suits(self.parameter)
+        return self.projection if suits else None
+
+    def state_bytes(self, kind: Kind) -> float:
+        """Bytes that its state takes, of which some may be gone while others learn."""
+        if self.projected is not None:
+            return self.at_once * 4 * self.projected.elements(self.parameter)
+        return self.at_once * state_bytes(self.parameter.numel(), kind)
 
     @property
     def quantised(self) -> bool:
@@ -92,6 +110,9 @@ def update(slots: Sequence[Slot], options: AdamWOptions, learning_rate: float) -
     whole: dict[tuple[float, float], list[Slot]] = {}
     for slot in slots:
         if slot.parameter.grad is None:
+            continue
+        if slot.projected is not None:
+            _update_projected(slot, slot.projected, options, learning_rate * slot.rate_scale)
             continue
         if not slot.state:
             slot.state = new_state(slot.parameter, options.kind)
@@ -152,6 +173,32 @@ def check_installed(kind: Kind) -> None:
 
 def _rounded(slot: Slot, options: AdamWOptions) -> bool:
     return options.stochastic_rounding and slot.parameter.dtype == torch.bfloat16
+
+
+def _update_projected(
+    slot: Slot, projection: Projection, options: AdamWOptions, rate: float
+) -> None:
+    assert slot.parameter.grad is not None
+    if not slot.state:
+        slot.state = new_projected_state(slot.parameter, projection)
+
+    def moments(moved: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> None:
+        _adamw([(moved, gradient, state)], options, 1.0, 0.0)
+
+    weights, generator = slot.parameter.detach(), _generator(slot, options.seed)
+    wide = weights.to(torch.promote_types(weights.dtype, torch.float32))
+    update_projected(
+        wide,
+        slot.parameter.grad.detach(),
+        slot.state,
+        projection,
+        moments,
+        rate,
+        slot.weight_decay,
+    )
+    if wide.dtype != weights.dtype:
+        rounded = _rounded(slot, options)
+        weights.copy_(round_stochastically(wide, generator) if rounded else wide)
 
 
 def _update_in_pieces(slot: Slot, options: AdamWOptions, rate: float) -> None:

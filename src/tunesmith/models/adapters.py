@@ -172,7 +172,9 @@ def without_adapter(model: Model) -> Iterator[None]:
 
 def changes_anything(model: Model) -> bool:
     """Whether the adapter makes any difference to the body, tried on a made-up text."""
-    maps_up = [p for name, p in model.module.named_parameters() if ".lora_B." in name]
+    learnt = dict(model.module.named_parameters())
+    between = [p for name, p in learnt.items() if ".lora_E." in name]  # AdaLoRA's
+    maps_up = between or [p for name, p in learnt.items() if ".lora_B." in name]
     if maps_up:  # said by the weights themselves, however little they change
         return any(bool(parameter.any()) for parameter in maps_up)
     vocabulary = model.anatomy.vocab_size

@@ -470,7 +470,7 @@ class Recipe(BaseModel):
                 " train",
                 "Set training.max_steps.",
             )
-        if self.training.optimizer_in_backward and self.technique.name != "full":
+        if self.training.optimizer_in_backward and self.technique.name not in ("full", "galore"):
             raise _conflict(
                 "training.optimizer_in_backward",
                 "optimizer_in_backward is for technique full: the gradients of"

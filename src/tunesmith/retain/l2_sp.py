@@ -159,7 +159,9 @@ def _pull_product(
 
 def _is_pair(name: str, learnt: Mapping[str, nn.Parameter]) -> bool:
     """Whether this is the first factor of an ordinary low-rank adapter whose second learns too."""
-    return _ABOVE in name and name.replace(_ABOVE, _BELOW) in learnt
+    if _ABOVE not in name or name.replace(_ABOVE, ".lora_E.") in learnt:  # AdaLoRA has a third
+        return False
+    return name.replace(_ABOVE, _BELOW) in learnt
 
 
 def _scale(module: nn.Module, name: str) -> float:

@@ -26,7 +26,7 @@ from tunesmith.tasks.base import Metric
 from tunesmith.techniques.base import Fits
 from tunesmith.training.checkpoints import Checkpoints, Progress
 from tunesmith.training.events import Events
-from tunesmith.training.loop import Loop, Validation
+from tunesmith.training.loop import OF_PACE, Loop, Validation
 from tunesmith.training.memory import peak_bytes, resident_bytes
 from tunesmith.training.utilisation import Meter, Roof
 
@@ -70,12 +70,15 @@ def _train(
     saved = checkpoints.latest()
     progress = Progress(initial_digest=prepared.engine.digest(), seconds=prepared.frozen_seconds)
     best = None
+    plan = prepared.steps(saved.progress if saved else progress)
+    prepared.technique.begin(prepared.model, len(plan))
     if saved is not None:
         prepared.engine.load_state_dict(saved.state)
+        of_pace = {n: t for n, t in saved.state.items() if n.startswith(OF_PACE)}
+        prepared.technique.load_tensors({n.removeprefix(OF_PACE): t for n, t in of_pace.items()})
         progress, best = saved.progress, saved.best
         console.note(f"Going on after step {progress.step}.")
     events = Events(folder.events, after_step=progress.step)
-    plan = prepared.steps(progress)
     try:
         return Loop(
             prepared.engine,
@@ -89,6 +92,7 @@ def _train(
             progress=progress,
             best=best,
             meter=meter,
+            pace=prepared.technique,
             before_update=prepared.retention.before_update,
         ).run()
     finally:

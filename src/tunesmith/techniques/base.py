@@ -23,15 +23,73 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """How gradients are projected.
+
+    Attributes:
+        rank: directions r.
+        every: updates after which the directions are taken anew.
+        scale: what the update is multiplied by.
+    """
+
+    rank: int
+    every: int
+    scale: float
+
+    def suits(self, parameter: Tensor) -> bool:
+        """Whether this tensor is a matrix that the projection makes smaller."""
+        return parameter.ndim == 2 and min(parameter.shape) > self.rank
+
+    def elements(self, parameter: Tensor) -> int:
+        """Numbers that are kept of such a matrix: the directions and two moments."""
+        small, large = sorted(parameter.shape)
+        return self.rank * (small + 2 * large)
+
+
+@dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that share a learning-rate factor and a decay (`None`: the recipe's)."""
+    """Parameters that share a learning-rate factor and a decay (`None`: the recipe's).
+
+    Attributes:
+        projection: keep the moments of matrices in a few directions only.
+        at_once: share of these parameters that learn at the same time, as memory is foretold.
+    """
 
     parameters: dict[str, nn.Parameter]
     learning_rate_scale: float = 1.0
     weight_decay: float | None = None
+    projection: Projection | None = None
+    at_once: float = 1.0
 
 
-class Technique(ABC):
+class Pace:
+    """What changes as the steps go by: who learns now, or how large an adapter is.
+
+    Steps count from 0. Nothing changes, unless a technique says otherwise.
+    """
+
+    def begin(self, model: Model, steps: int) -> None:
+        """Take note of how many steps there are, before the first one or one that is resumed."""
+
+    def before_step(self, step: int) -> None:
+        """Change who learns in this step; a function of the step alone."""
+
+    def before_update(self, step: int) -> dict[str, float]:
+        """Add to the gradients of the step; return what that adds to the loss, by term."""
+        return {}
+
+    def after_update(self, step: int) -> None:
+        """Change what learns, after it was moved."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs beside the weights."""
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` returned."""
+
+
+class Technique(Pace, ABC):
     """A way to let a model learn; `name` is set by the registry."""
 
     name: ClassVar[str]
@@ -72,14 +130,14 @@ class Technique(ABC):
         """Training records whose gradients `study` wants to see before `prepare`; 0: none."""
         return 0
 
-    def study(self, statistics: GradientStatistics) -> None:  # noqa: B027  (most look at nothing)
+    def study(self, statistics: GradientStatistics) -> None:
         """Look at the gradients of training records, at the weights as they are."""
 
     def state(self) -> dict[str, Any]:
         """Return what was found out about model and data, as JSON, so that it stays the same."""
         return {}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027  (most keep nothing)
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` returned, before `prepare`."""
 
     def facts(self) -> dict[str, str]:

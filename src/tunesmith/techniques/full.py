@@ -2,8 +2,8 @@
 
 The strongest and the most forgetful technique: it needs the memory of an optimiser over all
 parameters, and a lower learning rate than adapters do. With `layer_decay` lower layers, which hold
-what is general, learn more slowly than upper ones (discriminative fine-tuning: Howard & Ruder,
-2018, arXiv:1801.06146).
+what is general, learn more slowly than upper ones, and with `gradual` they begin to learn later
+(discriminative fine-tuning and gradual unfreezing: Howard & Ruder, 2018, arXiv:1801.06146).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tunesmith.techniques.base import ParameterGroup, Technique
 if TYPE_CHECKING:
     from torch import nn
 
+    from tunesmith.models.depths import Unfreezing
     from tunesmith.models.model import Model
 
 
@@ -43,6 +44,15 @@ class Full(Technique):
             description="factor by which the learning rate falls from each layer to the one below; "
             "what is behind the last layer learns at the full rate, the embeddings slowest",
         )
+        gradual: float = Field(
+            default=0.0,
+            ge=0,
+            le=1,
+            description="share of the steps in which layers begin to learn one after another, from "
+            "the top down (gradual unfreezing); 0: all learn from the first step",
+        )
+
+    _unfreezing: Unfreezing | None = None
 
     def prepare(self, model: Model) -> None:
         """Mark every parameter, in float32, but those that are computed and not learnt."""
@@ -60,36 +70,34 @@ class Full(Technique):
         groups = super().parameter_groups(model)
         if self.options.layer_decay == 1.0:
             return groups
-        depths = _depths(model)
+        from tunesmith.models.depths import depth_of, depths
+
+        found_at = depths(model)
         split: list[ParameterGroup] = []
         for group in groups:
             by_depth: dict[int, dict[str, nn.Parameter]] = {}
             for name, parameter in group.parameters.items():
-                depth = next((d for part, d in depths.items() if name.startswith(part)), 0)
-                by_depth.setdefault(depth, {})[name] = parameter
+                by_depth.setdefault(depth_of(name, found_at), {})[name] = parameter
             split += [
                 ParameterGroup(found, self.options.layer_decay**depth, group.weight_decay)
                 for depth, found in sorted(by_depth.items())
             ]
         return split
 
+    def begin(self, model: Model, steps: int) -> None:
+        """Lay out when which layer begins to learn."""
+        from tunesmith.models.depths import Unfreezing
+
+        share = self.options.gradual
+        self._unfreezing = Unfreezing(model, share, steps) if share else None
+
+    def before_step(self, step: int) -> None:
+        """Let those layers learn whose turn has come."""
+        if self._unfreezing is not None:
+            self._unfreezing.at(step)
+
     def save(self, model: Model, folder: Path) -> None:
         """Write the whole model, as transformers reads it."""
         from tunesmith.models.saving import save_full
 
         save_full(model, folder)
-
-
-def _depths(model: Model) -> dict[str, int]:
-    """Return how many layers lie above each part of the model, by the beginning of its names."""
-    anatomy = model.anatomy
-    count = len(anatomy.layers)
-    depths = {f"{layer.name}.": count - place for place, layer in enumerate(anatomy.layers)}
-    depths |= dict.fromkeys(
-        (f"{name}." for name in (*anatomy.task_modules, *anatomy.final_norms)), 0
-    )
-    if anatomy.output is not None and not anatomy.tied:
-        depths[f"{anatomy.output}."] = 0
-    # All else of the body lies below the layers: embeddings, positions, their norms.
-    depths[f"{anatomy.body}." if anatomy.body else ""] = count + 1
-    return depths

@@ -25,6 +25,7 @@ from tunesmith.techniques.base import Technique
 if TYPE_CHECKING:
     from torch import nn
 
+    from tunesmith.models.depths import Unfreezing
     from tunesmith.models.layer_scores import GradientStatistics
     from tunesmith.models.model import Model
 
@@ -95,6 +96,13 @@ class Layers(Technique):
             description="whether the vocabulary layer learns (and the token embeddings, where the "
             "two share their weights)",
         )
+        gradual: float = Field(
+            default=0.0,
+            ge=0,
+            le=1,
+            description="share of the steps in which layers begin to learn one after another, from "
+            "the top down (gradual unfreezing); 0: all learn from the first step",
+        )
 
         @model_validator(mode="after")
         def _one_choice(self) -> Layers.Options:
@@ -106,6 +114,7 @@ class Layers(Technique):
             return self
 
     _found: Mapping[str, Any] | None = None
+    _unfreezing: Unfreezing | None = None
 
     @property
     def records_to_study(self) -> int:
@@ -160,6 +169,18 @@ class Layers(Technique):
         for parameter in self._kept(model, chosen).values():
             widen(parameter)
             parameter.requires_grad_(True)
+
+    def begin(self, model: Model, steps: int) -> None:
+        """Lay out when which layer begins to learn."""
+        from tunesmith.models.depths import Unfreezing
+
+        share = self.options.gradual
+        self._unfreezing = Unfreezing(model, share, steps) if share else None
+
+    def before_step(self, step: int) -> None:
+        """Let those layers learn whose turn has come."""
+        if self._unfreezing is not None:
+            self._unfreezing.at(step)
 
     def save(self, model: Model, folder: Path) -> None:
         """Write the whole model, as transformers reads it."""

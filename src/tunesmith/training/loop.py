@@ -22,6 +22,7 @@ from tunesmith.engine.engine import Engine
 from tunesmith.errors import RunError
 from tunesmith.models.seeded import seeded
 from tunesmith.objectives.base import Objective
+from tunesmith.techniques.base import Pace
 from tunesmith.training.checkpoints import Checkpoints, Progress
 from tunesmith.training.events import Events
 from tunesmith.training.feed import Feed
@@ -35,6 +36,9 @@ from tunesmith.training.guards import (
 from tunesmith.training.memory import resident_bytes
 from tunesmith.training.schedule import Shape, learning_rate
 from tunesmith.training.utilisation import Meter
+
+OF_PACE = "technique/"
+"""What the names of a technique's own tensors begin with in a checkpoint."""
 
 _UNMOVED_STEPS = 3
 
@@ -73,6 +77,7 @@ class Loop:
     Args:
         best: the best weights so far, of a resumed run.
         meter: counts the FLOPs of steps; None where they cannot be counted.
+        pace: what changes as the steps go by.
         before_update: called with the number of each step when its gradients are complete; what it
             returns is added to the loss, as terms.
     """
@@ -91,6 +96,7 @@ class Loop:
         progress: Progress | None = None,
         best: dict[str, Tensor] | None = None,
         meter: Meter | None = None,
+        pace: Pace | None = None,
         before_update: Callable[[int], Mapping[str, float]] = lambda step: {},
     ) -> None:
         self.engine = engine
@@ -105,6 +111,7 @@ class Loop:
         self._before = replace(self.progress)
         self.best = best or {}
         self.meter = meter
+        self.pace = pace or Pace()
         self._before_update = before_update
 
     def run(self) -> Progress:
@@ -136,9 +143,12 @@ class Loop:
             shape=self.options.schedule,
             warmup=self.options.warmup,
         )
+        self.pace.before_step(number)
         self.engine.begin_step(rate)
-        terms = {**self._learn(step, number), **self._before_update(number)}
+        terms = self._learn(step, number)
+        terms |= {**self._before_update(number), **self.pace.before_update(number)}
         norm = self.engine.optimizer_step(rate)
+        self.pace.after_update(number)
         seconds = time.perf_counter() - began
         loss = sum(terms.values())
         check_finite(number + 1, loss, norm)
@@ -226,7 +236,9 @@ class Loop:
         every, step = self.options.checkpoint_every, self.progress.step
         ended = step == len(self.plan) or self.progress.stopped_early
         if ended or request.asked or (every and step % every == 0):
-            self.checkpoints.save(self.progress, self.engine.state_dict(), self.best)
+            state = self.engine.state_dict()
+            state |= {f"{OF_PACE}{name}": t for name, t in self.pace.tensors().items()}
+            self.checkpoints.save(self.progress, state, self.best)
         if request.asked and not ended:
             raise Interrupted(f"stopped after step {step} of {len(self.plan)}")
 

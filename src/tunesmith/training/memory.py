@@ -25,7 +25,6 @@ from tunesmith.data.batch import Batch, Encoded, EncodedStream, collate
 from tunesmith.data.plan import Plan
 from tunesmith.engine.checkpointing import Checkpointed, Held
 from tunesmith.engine.engine import Engine
-from tunesmith.engine.updates import state_bytes
 from tunesmith.kernels.token_loss import CHUNK_BYTES
 from tunesmith.models.quantised import expanded_bytes, packed_bytes, stored_tensors
 from tunesmith.models.seeded import seeded
@@ -205,8 +204,7 @@ class Memory:
 
     @cached_property
     def _optimizer(self) -> int:
-        kind = self.engine.optimizer.options.kind
-        return sum(state_bytes(p.numel(), kind) for p in self.engine.optimizer.parameters.values())
+        return self.engine.optimizer.state_bytes
 
     def _moments(
         self, batch: MicroBatch, checkpointed: Checkpointed
@@ -280,8 +278,9 @@ class Memory:
         names = self.engine.checkpoints.layers
         layers = dict.fromkeys(names, 0)
         rest = embeddings = 0
+        shares = self.engine.optimizer.at_once
         for name, parameter in self.engine.optimizer.parameters.items():
-            size = parameter.numel() * parameter.element_size()
+            size = int(parameter.numel() * parameter.element_size() * shares[name])
             place = next((layer for layer in names if name.startswith(f"{layer}.")), None)
             if place is not None:
                 layers[place] += size
