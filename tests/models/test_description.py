@@ -209,7 +209,9 @@ def test_special_tokens_that_are_missing_are_named() -> None:
     tokenizer = _fresh()
     tokenizer.eos_token = None
     assert "no eos token" in _hazards(tokenizer)["missing_special_tokens"].what
-    assert "no mask token" in _hazards(_fresh(True), ENCODER)["missing_special_tokens"].what
+    tokenizer = _fresh(True)
+    tokenizer.mask_token = None
+    assert "no mask token" in _hazards(tokenizer, ENCODER)["missing_special_tokens"].what
 
 
 def test_a_configuration_that_names_another_end_is_a_hazard() -> None:
