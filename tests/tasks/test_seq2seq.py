@@ -213,6 +213,15 @@ def test_other_tasks_refuse_an_encoder_decoder_and_name_this_one(tmp_path, name)
         refuse(Lora(), TASKS.get(name)(), source)
 
 
+def test_a_model_is_judged_for_it_with_its_records(tmp_path):
+    asked = recipe(tmp_path, "t5")
+    fit = api.inspect(asked["model"], task="seq2seq", data=asked["data"]["train"]).fit
+    assert fit.verdict == "fit"
+    said = " ".join(reason.what for reason in fit.reasons)
+    assert "an encoder-decoder, which the task seq2seq can use" in said
+    assert "the model's context has no limit" in said
+
+
 def test_an_encoder_writes_nothing(tmp_path):
     source = of_folder(tiny_model_folder(tmp_path, "bert"), "bert", "folder")
     with pytest.raises(ModelError, match="an encoder-decoder or a decoder"):

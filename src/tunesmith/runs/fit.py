@@ -20,6 +20,7 @@ from tunesmith.data.dataset import load_dataset
 from tunesmith.errors import DataError, InputError, ModelError
 from tunesmith.evaluation.probe import general_probe
 from tunesmith.models.anatomy import study
+from tunesmith.models.anatomy.study import UNLIMITED
 from tunesmith.models.catalogue import catalogue
 from tunesmith.models.kinds import check_fit, kind_of
 from tunesmith.models.model import Model
@@ -272,6 +273,8 @@ def _of_length(model: Candidate, task: Any, records: Sequence[Any]) -> Iterator[
         longest = max(longest, lost + sum(piece.length for piece in pieces))
         cut += bool(lost)
     context = f"the model's context is {anatomy.context_length:,}"
+    if anatomy.context_length >= UNLIMITED:
+        context = "the model's context has no limit"
     if spoilt:
         yield Reason(
             "length" if "tokens" in first else "records",
