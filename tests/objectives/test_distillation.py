@@ -201,6 +201,20 @@ def test_a_wider_model_teaches_by_name(folder: Path) -> None:
     ]
 
 
+def test_an_encoder_decoder_is_taught_its_targets(folder: Path, tmp_path: Path) -> None:
+    pairs = [{"source": row["prompt"], "target": row["completion"]} for row in ANSWERS]
+    (tmp_path / "pairs.jsonl").write_text(lines(pairs))
+    model = str(tiny_model_folder(tmp_path, "t5"))
+    other = str(tiny_model_folder(tmp_path, "t5", seed=5))
+    given = recipe(
+        folder, {"name": "distillation", "teacher": other}, model=model, task="seq2seq",
+        data={"train": str(tmp_path / "pairs.jsonl")},
+    )  # fmt: skip
+    run = train(given, runs_dir=tmp_path, name="pairs", console=SILENT)
+    terms = [json.loads(line)["terms"] for line in run.folder.events.read_text().splitlines()]
+    assert all(step["kl_to_teacher"] > 0 for step in terms)
+
+
 @pytest.mark.parametrize(("teacher", "options", "reason"), [
     ("wide", {"hidden": 0.5}, "64 wide"),
     ("bert", {}, "encoder"),

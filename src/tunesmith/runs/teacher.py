@@ -85,7 +85,7 @@ def _load(name: str, student: Engine, console: Console) -> Model:
         if model.head != head:
             raise _unsuited(name, f"it learnt {model.head}, the student learns {head}")
         return model
-    if head != "causal_lm":
+    if head not in ("causal_lm", "seq2seq_lm"):
         raise _unsuited(name, "only the result of a run has a head that can teach this task")
     return load_model(resolve(name, console=console), head=head, dtype=student.dtype)
 
