@@ -10,6 +10,7 @@ chat template). Weights are drawn from a seed, larger than usual, so that differ
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -247,7 +248,7 @@ def tiny_model(
 ) -> Model:
     """Return a tiny random `Model` that no file stands behind."""
     module = tiny_module(family, head, labels, seed, **options).to(dtype)
-    tokenizer = _tokenizer(family)
+    tokenizer = copy.deepcopy(_tokenizer(family))  # a task may give it another template
     source = Resolved(f"tiny-{family}", Path("/nowhere"), "folder", "0" * 64)
     model = Model(module, tokenizer, study(module), source)
     if head == "embedding":
