@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,10 @@ TASK = {
 }
 TRAINING = "{max_steps: 3, batch_size: 4, learning_rate: 0.02, schedule: constant, warmup: 0}"
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|block)\.(\d+)\.")
+_FIXED = {
+    "bart": re.compile("final_logits_bias"),  # saved, but no parameter
+    "marian": re.compile(r"final_logits_bias|embed_positions\."),  # computed positions
+}
 _BEHIND = re.compile(r"(?:^|\.)(?:(?:final_layer_?)?norm|ln_f|pooler|score)\.")
 QUESTION, WHOM = "Say horse lamp", "Whom?"
 TAGS = ("O", "B-THING", "I-THING")
@@ -304,11 +308,17 @@ def changed(cell: Finished) -> set[str]:
     return {name for name in after if not torch.equal(before[name], after[name])}
 
 
+def can_learn(cell: Finished, names: Iterable[str]) -> set[str]:
+    """Return those of the saved tensors that are parameters and read by the task."""
+    fixed = _FIXED.get(cell.family, _FIXED["bart"])
+    unread = "pooler." if cell.task == "embedding" else "-"
+    return {name for name in names if not fixed.search(name) and not name.startswith(unread)}
+
+
 def all_change(cell: Finished) -> bool:
     before, after = weights(cell)
     lost = set(before) - set(after)  # a head takes the place of vocabulary layer or pooler
-    learnt = {n for n in after if cell.task != "embedding" or not n.startswith("pooler.")}
-    return changed(cell) == learnt and all(
+    return changed(cell) == can_learn(cell, after) and all(
         name.startswith(("lm_head.", "embed_out.", "pooler.")) for name in lost
     )
 
@@ -342,7 +352,7 @@ def whole_layers_change(cell: Finished) -> bool:
     """Of those that were drawn everything, of the others nothing; all else always."""
     moved, (_, after) = changed(cell), weights(cell)
     layers: dict[str, set[bool]] = {}
-    for name in after:
+    for name in can_learn(cell, after):
         found = _LAYER.search(name)
         layers.setdefault(name[: found.end()] if found else "", set()).add(name in moved)
     return layers.pop("") == {True} and all(len(seen) == 1 for seen in layers.values())
