@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import SafetensorError
@@ -46,10 +47,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]) 
     _job(folder, tiny("llama"))
     step = Loop._step
 
-    def stop(loop: Loop, bar: object) -> None:
+    def stop(loop: Loop, *given: Any) -> None:
         if loop.progress.step == 2:
             raise _PowerError("Power failed.")
-        step(loop, bar)
+        step(loop, *given)
 
     words = ["train", str(folder / "recipe.yaml"), "--runs-dir", str(folder / "runs"), "--name"]
     assert main.run([*words, "whole"]) == 0

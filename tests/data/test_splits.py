@@ -31,7 +31,7 @@ def documents(texts: list[str]) -> Dataset:
 def options(**changes: Any) -> Any:
     defaults = {
         "train": ["train.txt"], "test": 0.2, "validation": None, "format": "auto", "group": None,
-        "columns": {}, "stratify": True, "unlearnable": "error",
+        "columns": {}, "stratify": True, "unlearnable": "error", "streaming": False,
     }  # fmt: skip
     return SimpleNamespace(**(defaults | changes))
 

@@ -90,6 +90,7 @@ class Likelihood:
 
 
 def _fill(monkeypatch: pytest.MonkeyPatch, registry: Registry, *members: type) -> None:
+    list(registry)  # what the stand-ins' tests import of the real members is registered already
     by_name = {member.name: member for member in members}
     monkeypatch.setattr(registry, "_members", by_name)
     monkeypatch.setattr(registry, "names", lambda: tuple(sorted(by_name)))

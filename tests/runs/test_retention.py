@@ -13,9 +13,10 @@ from tests.tiny import tiny_model_folder
 
 from tunesmith import api
 from tunesmith.console import Console
-from tunesmith.errors import RecipeError
+from tunesmith.errors import DataError, RecipeError
 from tunesmith.recipes.load import parse_recipe
 from tunesmith.runs.prepare import prepare
+from tunesmith.runs.retain import check_replayed
 from tunesmith.runs.run import Run
 from tunesmith.runs.train import resume, train
 from tunesmith.training.events import Events
@@ -38,6 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "train.jsonl").write_text(lines(ANSWERS))
     (made / "class.jsonl").write_text(lines(CLASSES))
     (made / "old.jsonl").write_text(lines(TEXTS))
+    earlier = [{**row, "text": f"Once {row['text']}"} for row in CLASSES]
+    (made / "old_class.jsonl").write_text(lines(earlier))
+    asked = [{**row, "prompt": f"Once {row['prompt']}"} for row in ANSWERS]
+    (made / "old_answers.jsonl").write_text(lines(asked))
     tiny_model_folder(made / "llama", "llama", dropout=0.1)
     tiny_model_folder(made / "bert", "bert")
     return made
@@ -149,11 +154,22 @@ def test_old_records_stand_in_the_plan_beside_the_new_ones(folder: Path) -> None
 
 
 def test_records_of_the_task_are_replayed_to_a_classifier(folder: Path, tmp_path: Path) -> None:
-    given = classifying(folder, {"name": "replay", "data": ["class.jsonl"]}, {"name": "l2_sp"})
+    given = classifying(folder, {"name": "replay", "data": ["old_class.jsonl"]}, {"name": "l2_sp"})
     run = train(given, runs_dir=tmp_path, name="class", console=SILENT)
     facts = json.loads(run.folder.summary.read_text())["retain"]
     assert facts.keys() == {"Replayed", "Pulled back"}
     assert all(terms["l2_sp"] >= 0 for terms in losses(run))
+
+
+def test_replaying_what_is_held_out_is_refused_or_said(folder: Path) -> None:
+    everything = {"name": "replay", "data": ["train.jsonl"], "share": 0.9}
+    with pytest.raises(DataError, match="examples of the test set are replayed in training"):
+        prepare(parse_recipe(recipe(folder, everything)), SILENT)
+    held = prepare(parse_recipe(recipe(folder)), SILENT).test
+    others = prepare(parse_recipe(recipe(folder)), SILENT).train.examples
+    assert check_replayed(others, {"test": held, "validation": None}) == []
+    (said,) = check_replayed(held.examples[:1], {"test": held})
+    assert said.startswith(f"1 of {len(held.examples)} test examples are also replayed")
 
 
 def test_what_the_model_wrote_is_kept_and_taken_again(
@@ -169,7 +185,7 @@ def test_what_the_model_wrote_is_kept_and_taken_again(
 
 def test_check_counts_what_is_replayed_and_holds_a_copy(folder: Path) -> None:
     plain = api.check(recipe(folder) | {"training": {"epochs": 1}}, console=SILENT)
-    given = recipe(folder, {"name": "replay", "data": ["train.jsonl"]}) | {
+    given = recipe(folder, {"name": "replay", "data": ["old_answers.jsonl"]}) | {
         "training": {"epochs": 1}
     }
     assert api.check(given, console=SILENT).steps > plain.steps

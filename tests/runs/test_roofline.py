@@ -150,7 +150,7 @@ def test_on_another_machine_a_run_has_another_roof(
 
 
 def test_a_model_whose_flops_cannot_be_counted_has_no_meter() -> None:
-    model = SimpleNamespace(anatomy=SimpleNamespace(kind="something else"))
+    model = SimpleNamespace(anatomy=SimpleNamespace(kind="something else", encoder=None))
     stand_in: Any = SimpleNamespace(model=model)
     assert meter_of(stand_in, {}) is None
 

@@ -72,6 +72,11 @@ def test_one_class_only_is_an_error_that_names_it():
         Classification().study(records(labels=("sea",)))
 
 
+def test_no_texts_give_no_predictions():
+    model = tiny_bert(LABELS)
+    assert bound(model).predict(PlainEngine(model), []) == []
+
+
 def test_classes_that_are_listed_need_no_records():
     task = Classification(Classification.Options(labels=["sea", "art"]))
     task.study([])

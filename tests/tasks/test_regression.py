@@ -17,6 +17,7 @@ from tunesmith.engine.engine import Engine
 from tunesmith.errors import DataError
 from tunesmith.evaluation.significance import compare, figures
 from tunesmith.models.model import Model
+from tunesmith.registry import TASKS
 from tunesmith.tasks.regression import Regression
 
 QUIET = Console(quiet=True)
@@ -54,6 +55,12 @@ def test_figures_equal_those_of_scipy_and_scikit_learn(
     squared = mean_squared_error(right, said)
     assert found["root_mean_squared_error"] == pytest.approx(squared**0.5, rel=1e-5)
     assert found["r_squared"] == pytest.approx(r2_score(right, said), rel=1e-4)
+
+
+def test_without_records_it_says_so():
+    for task in (Regression(), TASKS.get("reranking")()):
+        with pytest.raises(DataError, match="no training records"):
+            task.study([])
 
 
 def test_a_model_that_learns_only_the_mean_is_closer_but_not_found_better() -> None:

@@ -355,6 +355,14 @@ def test_experts_get_adapters_where_they_are_named(bases, tmp_path):
     assert (logits(loaded(folder, "mixtral").module) - expected).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("options", [{"dropout": 0.1}, {"dora": True}, {"initial": "pissa"}])
+def test_what_is_not_done_beside_experts_is_refused(bases, options):
+    model = loaded(bases("mixtral"), "mixtral")
+    method = Lora(Lora.Options(rank=2, targets=["experts.gate_up_proj"], **options))
+    with pytest.raises(RecipeError, match=rf"technique.{next(iter(options))}: PEFT does not do"):
+        method.prepare(model)
+
+
 def test_a_target_that_is_neither_map_nor_expert_is_refused(bases):
     model = loaded(bases("mixtral"), "mixtral")
     with pytest.raises(RecipeError, match=r"no linear map called 'experts\.up'"):

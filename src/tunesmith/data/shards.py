@@ -12,14 +12,14 @@ stopped is a `Mark`; from a mark on the same rows come again. What rows mean is 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tunesmith.data.hub import load_hub, name_classes
 from tunesmith.data.sources import TEXT_SUFFIXES, Row, check_header, locate, row_of_line
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, RunError
 
 _PIECE = 2**20
 _BATCH = 256
@@ -270,10 +270,27 @@ def _named(path: Path, begun: Mark) -> str:
 def _hub(spec: str, mark: Mark) -> Reading:
     table, name = load_hub(spec, streaming=True)
     rows = table.skip(mark.number) if mark.number else table
-    for number, row in enumerate(rows, start=mark.number + 1):
+    for number, row in enumerate(_fetched(rows, name), start=mark.number + 1):
         given = dict(row)
         name_classes([given], table.features)
         yield given, f"{name}#{number}", Mark(0, number)
+
+
+def _fetched(rows: Iterable[Any], name: str) -> Iterator[Any]:
+    """Give the rows on; they are fetched as they are read, and the network may fail.
+
+    Raises:
+        RunError: the next rows cannot be had.
+    """
+    try:
+        yield from rows
+    except Exception as error:  # the hub client raises many kinds; each means "cannot be had"
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"The next records of {name} cannot be had from the hub: {said}",
+            where=f"hub:{name}",
+            fix="When the network is back, go on with `tunesmith train --resume`.",
+        ) from error
 
 
 READERS: dict[str, Callable[[Path, Mark], Reading]] = {

@@ -29,4 +29,6 @@ def document_outputs(
             outputs_BC = engine.forward(batch, Pooled).outputs_BC.cpu().double().numpy()
             rows |= dict(zip(batch.indices, outputs_BC, strict=True))
             bar.advance(len(batch))
+    if not rows:
+        return np.empty((0, 1))
     return np.stack([rows[place] for place in range(len(examples))])

@@ -53,7 +53,7 @@ class Unfreezing:
             self._by_depth.setdefault(depth, []).append(parameter)
         groups = max(1, len(self._by_depth) - 1)
         self._begins = {
-            depth: round(share * steps * place / groups)
+            depth: min(steps - 1, round(share * steps * place / groups))
             for place, depth in enumerate(sorted(self._by_depth))
         }
 

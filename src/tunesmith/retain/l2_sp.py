@@ -158,10 +158,13 @@ def _pull_product(
 
 
 def _is_pair(name: str, learnt: Mapping[str, nn.Parameter]) -> bool:
-    """Whether this is the first factor of an ordinary low-rank adapter whose second learns too."""
-    if _ABOVE not in name or name.replace(_ABOVE, ".lora_E.") in learnt:  # AdaLoRA has a third
+    """Whether this is the first factor of an ordinary low-rank adapter whose second learns too.
+
+    AdaLoRA has a third factor, and those of experts lie one beside another in one tensor.
+    """
+    if _ABOVE not in name or name.replace(_ABOVE, ".lora_E.") in learnt:
         return False
-    return name.replace(_ABOVE, _BELOW) in learnt
+    return ".experts." not in name and name.replace(_ABOVE, _BELOW) in learnt
 
 
 def _scale(module: nn.Module, name: str) -> float:

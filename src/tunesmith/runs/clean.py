@@ -219,6 +219,13 @@ def _decide(
 
 def _changed(one: Source, row: dict[str, Any], found: Finding) -> dict[str, Any]:
     columns = one.fields
+    within = next((name for name in columns.values() if name not in row and "." in name), None)
+    if within is not None:
+        raise DataError(
+            f"The column {within!r} lies within another, where nothing can be changed.",
+            where=one.origins[0],
+            fix="Drop such records instead, or give the field a column of its own.",
+        )
     if found.kind == "wrong_label":
         name = columns["label"]
         return {**row, name: _like(row[name], found.suggestion or "")}
@@ -231,7 +238,10 @@ def _like(old: Any, label: str) -> Any:
     if isinstance(old, bool):
         return label == "true"
     if isinstance(old, int | float):
-        return type(old)(label)
+        try:
+            return type(old)(label)
+        except ValueError:  # numbers and words among the labels of one file
+            return label
     return label
 
 

@@ -75,6 +75,8 @@ def _config(engine: Engine) -> dict[str, Any]:
     config: Any = engine.model.body.config
     left_out = {*_OF_CLASSES, *_NOT_COMPUTED_WITH}
     stated = {key: value for key, value in config.to_dict().items() if key not in left_out}
+    for name in ("_attn_implementation", "_experts_implementation"):  # not in `to_dict`
+        stated[name] = getattr(config, name, None)
     words: dict[str, Any] = json.loads(json.dumps(stated, default=str))
     return words
 

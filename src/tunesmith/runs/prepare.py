@@ -41,7 +41,7 @@ from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES
 from tunesmith.runs.encoded_store import Store
 from tunesmith.runs.encoding import Part, encode
 from tunesmith.runs.memory_budget import fit_memory
-from tunesmith.runs.retain import Retention, make_retention, needs_validation
+from tunesmith.runs.retain import Retention, check_replayed, make_retention, needs_validation
 from tunesmith.runs.streamed import Streamed, stream_of
 from tunesmith.runs.study import study_records
 from tunesmith.runs.teacher import teach
@@ -274,6 +274,8 @@ def prepare(
     prepared.retention = make_retention(
         recipe, task, technique, objective, engine, len(train.examples), console
     )
+    judging = {"test": test, "validation": validation}
+    prepared.warnings.extend(check_replayed(prepared.retention.replayed, judging))
     if streamed is not None and prepared.retention.replayed:
         raise RecipeError(
             "Old examples are mixed in among all training records, and a stream has no end among"

@@ -17,14 +17,16 @@ from safetensors.torch import load_file, save_file
 
 from tunesmith.console import Console
 from tunesmith.data.batch import Encoded
+from tunesmith.data.splits import WORTHLESS_OVERLAP
 from tunesmith.engine.engine import Engine
-from tunesmith.errors import RecipeError
+from tunesmith.errors import DataError, RecipeError
 from tunesmith.models.atomic import written_aside
 from tunesmith.objectives.base import Objective
 from tunesmith.recipes.schema import Recipe
 from tunesmith.registry import RETAINERS
 from tunesmith.retain.base import OldTexts, Retainer, Scene
 from tunesmith.retain.replay import Replay
+from tunesmith.runs.encoding import Part
 from tunesmith.runs.old_texts import digest_of, old_texts
 from tunesmith.tasks.base import Task
 from tunesmith.techniques.base import Technique
@@ -144,6 +146,36 @@ def _check_names(names: Sequence[str], technique: Technique) -> None:
             where="retain",
             fix="Leave it out.",
         )
+
+
+def check_replayed(replayed: Sequence[Encoded], held: Mapping[str, Part | None]) -> list[str]:
+    """Compare what is replayed with what is held out; return a warning for each part it touches.
+
+    Raises:
+        DataError: so much of a part is replayed that a verdict on it would say nothing.
+    """
+    taught = {_tokens(example) for example in replayed}
+    warnings = []
+    for name, part in held.items():
+        if part is None or not taught:
+            continue
+        both = sum(_tokens(example) in taught for example in part.examples)
+        if both >= WORTHLESS_OVERLAP * len(part.examples):
+            raise DataError(
+                f"{both} of {len(part.examples)} examples of the {name} set are replayed in"
+                " training: a verdict on it would say nothing.",
+                where="retain.replay.data",
+                fix=f"Leave the records of data.{name} out of these files.",
+            )
+        if both:
+            warnings.append(
+                f"{both} of {len(part.examples)} {name} examples are also replayed in training."
+            )
+    return warnings
+
+
+def _tokens(example: Encoded) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(stream.ids)) for name, stream in example.streams.items())
 
 
 def examine(folder: RunFolder, prepared: Prepared, console: Console) -> None:

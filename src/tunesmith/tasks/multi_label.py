@@ -75,14 +75,14 @@ class MultiLabel(Task):
         self._paired = False  # whether all that was learnt from had two texts
 
     def study(self, records: Sequence[MultiLabelledText]) -> None:
-        """Find the classes of the training records.
+        """Find the classes of the training records; none are needed where `labels` lists them.
 
         Raises:
             DataError: there are fewer than two, or one that `labels` does not list.
             RecipeError: a threshold is that of no class.
         """
         found = {label for record in records for label in record.labels}
-        if len(found) < 2:
+        if len(found) < 2 and not self.options.labels:
             only = f"only {next(iter(found))!r}" if found else "none"
             raise DataError(
                 f"The training records have fewer than two classes ({only}).",
@@ -93,7 +93,7 @@ class MultiLabel(Task):
         if self.options.labels is None:
             self._labels = tuple(sorted(found))
         check_listed(found, self._labels, "class")
-        self._paired = all(record.other is not None for record in records)
+        self._paired = bool(records) and all(record.other is not None for record in records)
         given = self.options.threshold
         for name in given if isinstance(given, dict) else ():
             if name not in self._labels:

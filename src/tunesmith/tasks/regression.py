@@ -59,8 +59,10 @@ class Regression(Task):
         """Find out where the training scores lie.
 
         Raises:
-            DataError: they are all the same.
+            DataError: there are none, or they are all the same.
         """
+        if not records:
+            raise DataError("There are no training records.", where="data.train")
         scores = np.array([record.score for record in records])
         if len(set(scores.tolist())) < 2:
             raise DataError(

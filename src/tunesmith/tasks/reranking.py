@@ -56,8 +56,10 @@ class Reranking(Task):
         """Find out how relevant documents can be.
 
         Raises:
-            DataError: all documents are equally relevant.
+            DataError: there are none, or all documents are equally relevant.
         """
+        if not records:
+            raise DataError("There are no training records.", where="data.train")
         found = {value for record in records for value in record.relevance}
         if len(found) < 2:
             raise DataError(

@@ -47,7 +47,7 @@ class Full(Technique):
         gradual: float = Field(
             default=0.0,
             ge=0,
-            le=1,
+            lt=1,
             description="share of the steps in which layers begin to learn one after another, from "
             "the top down (gradual unfreezing); 0: all learn from the first step",
         )

@@ -99,7 +99,7 @@ class Layers(Technique):
         gradual: float = Field(
             default=0.0,
             ge=0,
-            le=1,
+            lt=1,
             description="share of the steps in which layers begin to learn one after another, from "
             "the top down (gradual unfreezing); 0: all learn from the first step",
         )

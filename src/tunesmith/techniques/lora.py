@@ -27,6 +27,8 @@ from tunesmith.registry import TECHNIQUES
 from tunesmith.techniques.base import ALL_LINEAR, ParameterGroup, PeftTechnique, Targets
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from tunesmith.models.model import Model
@@ -134,6 +136,7 @@ class Lora(PeftTechnique):
         from tunesmith.models.added_tokens import added_tokens
 
         experts = choose_experts(model, self.options.targets)
+        self._check_experts(experts)
         linears = self.options.targets
         if experts:
             linears = [name for name in linears if name not in experts.values()]
@@ -158,6 +161,22 @@ class Lora(PeftTechnique):
             use_dora=self.options.dora,
             init_lora_weights=f"pissa_niter_{_ITERATIONS}" if principal else True,
         )
+
+    def _check_experts(self, experts: Mapping[str, str]) -> None:
+        """Refuse what PEFT does not do beside the weights of experts."""
+        asked = {
+            "dropout": self.options.dropout > 0,
+            "dora": self.options.dora,
+            "initial": self.options.initial == "pissa",
+        }
+        name = next((name for name, wanted in asked.items() if wanted), None)
+        if experts and name is not None:
+            raise RecipeError(
+                "PEFT does not do that beside the weights of experts"
+                f" ({', '.join(dict.fromkeys(experts.values()))}).",
+                where=f"technique.{name}",
+                fix="Leave it out, or leave the experts out of technique.targets.",
+            )
 
     def prepare(self, model: Model) -> None:
         """Add the adapters in place; `model.peft` becomes the wrapper that saves and switches them.
