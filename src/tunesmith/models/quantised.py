@@ -41,7 +41,8 @@ _READERS: dict[str, tuple[tuple[str, ...], str]] = {
 """Who stores quantised weights in files: the packages that read them, and the extra they are in."""
 
 _OUTLIER = 6.0
-"""Inputs of an int8 map above this are multiplied in 16 bits, as its authors say."""
+"""Written into the configuration for other readers, who multiply larger inputs of an int8 map in 16
+bits, as its authors say; here no input is rounded."""
 
 
 @dataclass(frozen=True)
