@@ -71,6 +71,18 @@ def test_figures_equal_those_of_scikit_learn_on_the_stock_model(family: str) -> 
     ]
 
 
+def test_held_out_queries_without_an_order_are_refused() -> None:
+    task = Reranking()
+    flat = RankedTexts(text="q", documents=["a", "b"], relevance=[1.0, 1.0])
+    told = RankedTexts(text="r", documents=["a", "b"], relevance=[1.0, 0.0])
+    task.check_held_out("test", [flat, told, told])
+    task.check_held_out("validation", [flat, told])
+    with pytest.raises(DataError, match="Only 1 of 2 queries of the test set"):
+        task.check_held_out("test", [flat, told])
+    with pytest.raises(DataError, match="Only 0 of 1 queries of the validation set"):
+        task.check_held_out("validation", [flat])
+
+
 def test_a_query_without_relevant_documents_has_no_part_in_the_ranking() -> None:
     model = tiny_model("bert", "multi_label", ("relevance",))
     task = bound(model)

@@ -247,6 +247,9 @@ def prepare(
     test = encoded(splits.test)
     validation = None if splits.validation is None else encoded(splits.validation)
     check_decides(recipe, task, len(test.data))
+    task.check_held_out("test", test.data.records)
+    if validation is not None:
+        task.check_held_out("validation", validation.data.records)
     prepared = Prepared(
         recipe=recipe,
         task=task,

@@ -173,6 +173,16 @@ class Task(ABC):
         """Return what a user should know of how this model is taught, a sentence each."""
         return []
 
+    def check_held_out(self, part: str, records: Sequence[Any]) -> None:  # noqa: B027
+        """Refuse a part of which this task's metrics would say nothing.
+
+        Args:
+            part: `test` or `validation`.
+
+        Raises:
+            DataError: it is such a part.
+        """
+
     @abstractmethod
     def encode(self, record: Any) -> Encoded:
         """Encode one record, whole or with what did not fit named in `Encoded.cut`.

@@ -70,6 +70,21 @@ class Reranking(Task):
             )
         self._highest = max(found)
 
+    def check_held_out(self, part: str, records: Sequence[RankedTexts]) -> None:
+        """Refuse a part in which hardly a query has an order that could be right or wrong.
+
+        Raises:
+            DataError: there are fewer than two such queries (one in validation).
+        """
+        telling = sum(len(set(record.relevance)) > 1 for record in records)
+        if telling < (2 if part == "test" else 1):
+            raise DataError(
+                f"Only {telling} of {len(records)} queries of the {part} set have documents that"
+                " differ in relevance: the order of the others says nothing.",
+                where=f"data.{part}",
+                fix="Give queries with documents that are relevant and documents that are not (0).",
+            )
+
     @property
     def outputs(self) -> tuple[str, ...]:
         """The one number."""
