@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from tunesmith.errors import RecipeError, suggest
+
+if TYPE_CHECKING:
+    from tunesmith.models.model import Model
 
 
 def freeze(module: nn.Module) -> None:
@@ -24,6 +28,16 @@ def learn(module: nn.Module) -> None:
     for parameter in module.parameters():
         widen(parameter)
         parameter.requires_grad_(True)
+
+
+def learn_all(model: Model, *, embeddings: bool) -> None:
+    """Let every parameter learn but those that are computed, and the token embeddings if wanted."""
+    freeze(model.module)
+    learn(model.module)
+    for name in model.fixed:
+        model.module.get_parameter(name).requires_grad_(False)
+    if not embeddings:
+        freeze(model.module.get_submodule(model.anatomy.embeddings))
 
 
 def widen(parameter: nn.Parameter) -> None:

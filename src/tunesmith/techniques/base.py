@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tunesmith.models.depths import Unfreezing
     from tunesmith.models.layer_scores import GradientStatistics
     from tunesmith.models.model import Model
 
@@ -194,6 +195,34 @@ def needs_one_text(head: str, kind: str) -> str | None:
         "virtual tokens stand before one text, but an encoder-decoder reads one and writes another;"
         " choose lora, ia3, layers or full"
     )
+
+
+class WholeModel(Technique):
+    """A change of the model's own weights; the result is a whole model for transformers."""
+
+    def save(self, model: Model, folder: Path) -> None:
+        """Write the whole model."""
+        from tunesmith.models.saving import save_full
+
+        save_full(model, folder)
+
+
+class InTurn(WholeModel):
+    """The same, with the option `gradual`: layers may begin to learn one after another."""
+
+    _unfreezing: Unfreezing | None = None
+
+    def begin(self, model: Model, steps: int) -> None:
+        """Lay out when which layer begins to learn."""
+        from tunesmith.models.depths import Unfreezing
+
+        share = self.options.gradual
+        self._unfreezing = Unfreezing(model, share, steps) if share else None
+
+    def before_step(self, step: int) -> None:
+        """Let those layers learn whose turn has come."""
+        if self._unfreezing is not None:
+            self._unfreezing.at(step)
 
 
 ALL_LINEAR: Literal["all-linear"] = "all-linear"

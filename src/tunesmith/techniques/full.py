@@ -8,23 +8,21 @@ what is general, learn more slowly than upper ones, and with `gradual` they begi
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import ParameterGroup, Technique
+from tunesmith.techniques.base import InTurn, ParameterGroup
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tunesmith.models.depths import Unfreezing
     from tunesmith.models.model import Model
 
 
 @TECHNIQUES.register("full")
-class Full(Technique):
+class Full(InTurn):
     """Every weight learns."""
 
     class Options(BaseModel):
@@ -52,18 +50,11 @@ class Full(Technique):
             "the top down (gradual unfreezing); 0: all learn from the first step",
         )
 
-    _unfreezing: Unfreezing | None = None
-
     def prepare(self, model: Model) -> None:
         """Mark every parameter, in float32, but those that are computed and not learnt."""
-        from tunesmith.models.learning import freeze, learn
+        from tunesmith.models.learning import learn_all
 
-        freeze(model.module)
-        learn(model.module)
-        for name in model.fixed:
-            model.module.get_parameter(name).requires_grad_(False)
-        if not self.options.embeddings:
-            freeze(model.module.get_submodule(model.anatomy.embeddings))
+        learn_all(model, embeddings=self.options.embeddings)
 
     def parameter_groups(self, model: Model) -> list[ParameterGroup]:
         """Return what learns, grouped: a rate for each depth, no decay on vectors."""
@@ -83,21 +74,3 @@ class Full(Technique):
                 for depth, found in sorted(by_depth.items())
             ]
         return split
-
-    def begin(self, model: Model, steps: int) -> None:
-        """Lay out when which layer begins to learn."""
-        from tunesmith.models.depths import Unfreezing
-
-        share = self.options.gradual
-        self._unfreezing = Unfreezing(model, share, steps) if share else None
-
-    def before_step(self, step: int) -> None:
-        """Let those layers learn whose turn has come."""
-        if self._unfreezing is not None:
-            self._unfreezing.at(step)
-
-    def save(self, model: Model, folder: Path) -> None:
-        """Write the whole model, as transformers reads it."""
-        from tunesmith.models.saving import save_full
-
-        save_full(model, folder)

@@ -11,20 +11,19 @@ authors have it. The result is a whole model that transformers loads.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import ParameterGroup, Projection, Technique
+from tunesmith.techniques.base import ParameterGroup, Projection, WholeModel
 
 if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
 
 @TECHNIQUES.register("galore")
-class GaLore(Technique):
+class GaLore(WholeModel):
     """Every weight learns, with the optimiser's moments in a few directions of each matrix."""
 
     class Options(BaseModel):
@@ -49,14 +48,9 @@ class GaLore(Technique):
 
     def prepare(self, model: Model) -> None:
         """Mark every parameter, in float32."""
-        from tunesmith.models.learning import freeze, learn
+        from tunesmith.models.learning import learn_all
 
-        freeze(model.module)
-        learn(model.module)
-        for name in model.fixed:
-            model.module.get_parameter(name).requires_grad_(False)
-        if not self.options.embeddings:
-            freeze(model.module.get_submodule(model.anatomy.embeddings))
+        learn_all(model, embeddings=self.options.embeddings)
 
     def parameter_groups(self, model: Model) -> list[ParameterGroup]:
         """Return what learns, grouped: matrices of the layers apart, no decay on vectors."""
@@ -66,9 +60,3 @@ class GaLore(Technique):
         rest = {n: p for n, p in decayed.parameters.items() if n not in inside}
         projection = Projection(self.options.rank, self.options.every, self.options.scale)
         return [ParameterGroup(projected, projection=projection), ParameterGroup(rest), kept]
-
-    def save(self, model: Model, folder: Path) -> None:
-        """Write the whole model, as transformers reads it."""
-        from tunesmith.models.saving import save_full
-
-        save_full(model, folder)

@@ -13,19 +13,17 @@ nearly as well as all weights (BitFit: Zaken et al., 2021, arXiv:2106.10199).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tunesmith.errors import RecipeError
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import Technique
+from tunesmith.techniques.base import InTurn
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tunesmith.models.depths import Unfreezing
     from tunesmith.models.layer_scores import GradientStatistics
     from tunesmith.models.model import Model
 
@@ -40,7 +38,7 @@ _MEANING = {
 
 
 @TECHNIQUES.register("layers")
-class Layers(Technique):
+class Layers(InTurn):
     """Named layers, or parts of them, learn; a classification head always does."""
 
     class Options(BaseModel):
@@ -114,7 +112,6 @@ class Layers(Technique):
             return self
 
     _found: Mapping[str, Any] | None = None
-    _unfreezing: Unfreezing | None = None
 
     @property
     def records_to_study(self) -> int:
@@ -169,24 +166,6 @@ class Layers(Technique):
         for parameter in self._kept(model, chosen).values():
             widen(parameter)
             parameter.requires_grad_(True)
-
-    def begin(self, model: Model, steps: int) -> None:
-        """Lay out when which layer begins to learn."""
-        from tunesmith.models.depths import Unfreezing
-
-        share = self.options.gradual
-        self._unfreezing = Unfreezing(model, share, steps) if share else None
-
-    def before_step(self, step: int) -> None:
-        """Let those layers learn whose turn has come."""
-        if self._unfreezing is not None:
-            self._unfreezing.at(step)
-
-    def save(self, model: Model, folder: Path) -> None:
-        """Write the whole model, as transformers reads it."""
-        from tunesmith.models.saving import save_full
-
-        save_full(model, folder)
 
     def state(self) -> dict[str, Any]:
         """Return the scores and the choice, where layers were found."""

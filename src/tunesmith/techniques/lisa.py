@@ -12,14 +12,13 @@ Which layers are drawn is a function of the seed and the step. The result is a w
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.errors import RecipeError
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import ParameterGroup, Technique
+from tunesmith.techniques.base import ParameterGroup, WholeModel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @TECHNIQUES.register("lisa")
-class Lisa(Technique):
+class Lisa(WholeModel):
     """A few layers at a time, drawn at random, with embeddings and head."""
 
     class Options(BaseModel):
@@ -52,7 +51,7 @@ class Lisa(Technique):
         """
         import torch
 
-        from tunesmith.models.learning import freeze, learn
+        from tunesmith.models.learning import learn_all
 
         count = len(model.anatomy.layers)
         if self.options.layers > count:
@@ -61,12 +60,7 @@ class Lisa(Technique):
                 where="technique.layers",
                 fix=f"Give 1 to {count}.",
             )
-        freeze(model.module)
-        learn(model.module)
-        for name in model.fixed:
-            model.module.get_parameter(name).requires_grad_(False)
-        if not self.options.embeddings:
-            freeze(model.module.get_submodule(model.anatomy.embeddings))
+        learn_all(model, embeddings=self.options.embeddings)
         self._seed = int(torch.randint(1 << 31, ()))
         self._layers = [
             [p for p in model.module.get_submodule(layer.name).parameters() if p.requires_grad]
@@ -109,9 +103,3 @@ class Lisa(Technique):
         """Say how many layers learn at a time."""
         every = self.options.every
         return {"Layers at a time": f"{self.options.layers}, drawn anew every {every} steps"}
-
-    def save(self, model: Model, folder: Path) -> None:
-        """Write the whole model, as transformers reads it."""
-        from tunesmith.models.saving import save_full
-
-        save_full(model, folder)
