@@ -25,13 +25,14 @@ from tunesmith.engine.engine import Engine
 from tunesmith.objectives.base import Objective
 from tunesmith.recipes.load import parse_recipe
 from tunesmith.registry import OBJECTIVES
+from tunesmith.runs.build import build_engine
 from tunesmith.runs.check import CheckResult, check
 from tunesmith.runs.clean import CleanResult, clean
 from tunesmith.runs.evaluate import Evaluation, evaluate
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.inspect import Inspection, inspect
+from tunesmith.runs.members import make_task, make_technique
 from tunesmith.runs.plan import TrainingPlan, plan_training
-from tunesmith.runs.prepare import build_engine, make_task, make_technique
 from tunesmith.runs.roofline import HardwareMeasured, measure_hardware
 from tunesmith.runs.run import Run
 from tunesmith.runs.train import resume, train

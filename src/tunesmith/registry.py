@@ -1,9 +1,10 @@
 """Finds what grows by name (tasks, techniques, objectives, …), and imports one at a time.
 
 A kind is a package; a member is one module of it, whose name is the member's name. The module
-holds one class marked with `@KIND.register`. Names come from the file listing, so that asking for
-them imports nothing; `get` imports one module. Other distributions add members through entry
-points of the group `tunesmith.<kind>s`. This module imports nothing of ours but `errors`.
+holds one class marked with `@KIND.register`. `base.py` is the contract, and what several members
+share has its home in a package inside. Names come from the file listing, so that asking for them
+imports nothing; `get` imports one module. Other distributions add members through entry points of
+the group `tunesmith.<kind>s`. This module imports nothing of ours but `errors`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Registry(Generic[T]):
         """Return the names of all members, sorted; imports none of them."""
         spec = find_spec(self.package)
         paths = spec.submodule_search_locations if spec else None
-        own = {m.name for m in pkgutil.iter_modules(paths)} - {"base"}
+        own = {found.name for found in pkgutil.iter_modules(paths) if not found.ispkg} - {"base"}
         return tuple(sorted(own | {point.name for point in self._entry_points}))
 
     def get(self, name: str) -> T:

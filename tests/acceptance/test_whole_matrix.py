@@ -22,7 +22,7 @@ from tests.tiny import DECODERS, ENCODER_DECODERS, ENCODERS, MIXTURES, tiny_mode
 from tunesmith.errors import TunesmithError
 from tunesmith.models.resolve import resolve
 from tunesmith.registry import TASKS, TECHNIQUES
-from tunesmith.runs.prepare import refuse
+from tunesmith.runs.build import refuse
 
 FAMILIES = (*DECODERS, *MIXTURES, *ENCODERS, *ENCODER_DECODERS)
 CELLS = itertools.product(TECHNIQUES.names(), TASKS.names(), FAMILIES)

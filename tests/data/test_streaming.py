@@ -16,7 +16,7 @@ from tunesmith.data.records import Document, LabelledText
 from tunesmith.data.streamed_plan import Laid, StreamedPlan
 from tunesmith.data.streaming import Position, Stream, Window
 from tunesmith.errors import DataError, RunError
-from tunesmith.recipes.schema import DataOptions
+from tunesmith.recipes.data import DataOptions
 
 SIZES = (5, 1, 9, 3)
 

@@ -19,7 +19,8 @@ from tunesmith.evaluation.significance import (
     figures,
     holm,
 )
-from tunesmith.tasks.base import ExampleScore, Metric, token_metrics
+from tunesmith.tasks.base import ExampleScore, Metric
+from tunesmith.tasks.parts.tokens import token_metrics
 
 SHARE = Metric(
     "share",

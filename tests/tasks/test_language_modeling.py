@@ -17,8 +17,8 @@ from tunesmith.data.records import Document
 from tunesmith.errors import DataError, ModelError, RecipeError
 from tunesmith.evaluation.significance import figures
 from tunesmith.models.model import Model
-from tunesmith.tasks.base import owners
 from tunesmith.tasks.language_modeling import LanguageModeling
+from tunesmith.tasks.parts.pieces import owners
 
 MODEL = tiny_llama()
 QUIET = Console(quiet=True)

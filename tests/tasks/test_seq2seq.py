@@ -21,7 +21,7 @@ from tunesmith.evaluation.probe import probe_refusal
 from tunesmith.evaluation.significance import figures
 from tunesmith.models.resolve import of_folder
 from tunesmith.registry import TASKS
-from tunesmith.runs.prepare import refuse
+from tunesmith.runs.build import refuse
 from tunesmith.tasks.seq2seq import Seq2Seq
 from tunesmith.techniques.lora import Lora
 from tunesmith.training.loop import Loop

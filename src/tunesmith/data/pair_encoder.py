@@ -18,6 +18,7 @@ from typing import Any
 
 from tunesmith.data.batch import Cut, EncodedStream
 from tunesmith.data.chat import ChatEncoder
+from tunesmith.data.frame import around
 from tunesmith.data.records import Message
 from tunesmith.errors import RecipeError, UnlearnableError
 
@@ -60,8 +61,8 @@ class PairEncoder:
     ) -> None:
         self._tokenizer, self._limits = tokenizer, limits
         _set_languages(tokenizer, languages)
-        self._around_source = _around(tokenizer("a", return_special_tokens_mask=True))
-        self._around_target = _around(tokenizer(text_target="a", return_special_tokens_mask=True))
+        self._around_source = around(tokenizer)
+        self._around_target = around(tokenizer, target=True)
         before, behind = self._around_target
         self.start = start([*before, *self._ids(text_target="a"), *behind])
         self.first = before[0] if languages[1] is not None and before else None
@@ -185,14 +186,6 @@ class PromptEncoder:
                 )
             text = source[: offsets[kept - 1][1]]
         return text, len(offsets) - kept
-
-
-def _around(probe: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-    """Return the tokens that were put before and behind a text."""
-    ids, special = list(probe["input_ids"]), list(probe["special_tokens_mask"])
-    begin = special.index(0)
-    end = len(special) - special[::-1].index(0)
-    return ids[:begin], ids[end:]
 
 
 def _set_languages(tokenizer: Any, languages: tuple[str | None, str | None]) -> None:

@@ -37,7 +37,7 @@ from tunesmith.data.streaming import Position, Stream
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
-    from tunesmith.recipes.schema import DataOptions
+    from tunesmith.recipes.data import DataOptions
 
 VALIDATION_SHARE = 0.1
 """Share of train that becomes validation where one is needed and none is named."""

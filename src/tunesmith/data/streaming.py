@@ -23,7 +23,7 @@ from tunesmith.data.sources import Raw, Row
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
-    from tunesmith.recipes.schema import DataOptions
+    from tunesmith.recipes.data import DataOptions
 
 _HEAD = 256
 """Rows at the beginning of a source by which its format is recognised."""

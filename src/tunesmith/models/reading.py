@@ -13,11 +13,11 @@ knows no task.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.data.frame import Frame, around
 from tunesmith.errors import DataError, RecipeError, UnlearnableError
 
 if TYPE_CHECKING:
@@ -49,38 +49,6 @@ class ReadingOptions(BaseModel):
         description="what stands behind the instruction, and between two texts where the tokenizer "
         "puts nothing of its own (decoders)",
     )
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What a tokenizer puts around a pair of texts.
-
-    Attributes:
-        before, between, behind: its own tokens at these places.
-        types: of the tokens before, of the first text, between, of the second text and behind;
-            None where it gives none.
-    """
-
-    before: list[int]
-    between: list[int]
-    behind: list[int]
-    types: tuple[list[int], int, list[int], int, list[int]] | None
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> Frame:
-        """Find out how a tokenizer lays out a pair."""
-        probe = tokenizer("a", "b", return_special_tokens_mask=True)
-        ids, special = list(probe["input_ids"]), list(probe["special_tokens_mask"])
-        one, two = (
-            len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("a", "b")
-        )
-        begin, end = special.index(0), len(special) - special[::-1].index(0)
-        inside = slice(begin + one, end - two)
-        given = probe.get("token_type_ids")
-        types = None
-        if given is not None:
-            types = given[:begin], given[begin], given[inside], given[end - 1], given[end:]
-        return cls(ids[:begin], ids[inside], ids[end:], types)
 
 
 class Reader:
@@ -177,15 +145,6 @@ class Reader:
             text, add_special_tokens=False, split_special_tokens=True, verbose=False
         )
         return list(encoded["input_ids"])
-
-
-def around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the tokens that a tokenizer puts before and behind every text."""
-    probe = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = list(probe["input_ids"]), list(probe["special_tokens_mask"])
-    begin = special.index(0)
-    end = len(special) - special[::-1].index(0)
-    return ids[:begin], ids[end:]
 
 
 def _tells_types_apart(model: Model) -> bool:

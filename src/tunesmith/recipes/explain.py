@@ -19,8 +19,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tunesmith.errors import RecipeError, suggest
+from tunesmith.recipes.choice import DEFAULT_TECHNIQUE, Choice, TechniqueChoice
 from tunesmith.recipes.document import Document, Path
-from tunesmith.recipes.schema import DEFAULT_TECHNIQUE, Choice, Recipe, TechniqueChoice
+from tunesmith.recipes.schema import Recipe
 
 _NOUNS = {
     "float": "a number",

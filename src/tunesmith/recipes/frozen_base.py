@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+from tunesmith.recipes.section import STRICT
 
 
 class BaseOptions(BaseModel):
     """How the frozen weights of the base are stored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = STRICT
 
     quantize: Literal["int8", "nf4"] | None = Field(
         default=None,

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunesmith.recipes.schema import (
+from tunesmith.recipes.choice import (
     DEFAULT_TECHNIQUE,
     Choice,
     ObjectiveChoice,
     OperationChoice,
-    Recipe,
     RetainerChoice,
     TaskChoice,
     TechniqueChoice,
 )
+from tunesmith.recipes.schema import Recipe
 
 _CHOICES: tuple[type[Choice], ...] = (
     TaskChoice,

@@ -18,9 +18,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from tunesmith.errors import RecipeError
+from tunesmith.recipes.choice import DEFAULT_TECHNIQUE, Choice, ObjectiveChoice
 from tunesmith.recipes.document import Document, from_mapping, override, read_document
 from tunesmith.recipes.explain import explain, where
-from tunesmith.recipes.schema import DEFAULT_TECHNIQUE, Choice, ObjectiveChoice, Recipe
+from tunesmith.recipes.schema import Recipe
 
 _CHOICES = {
     "task": None,

@@ -29,10 +29,11 @@ from tunesmith.recipes.load import load_recipe
 from tunesmith.runs.deep import DeepCheck, look
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.frozen import decide, hold
-from tunesmith.runs.prepare import Prepared, cut_records, prepare, primary_metric
+from tunesmith.runs.members import primary_metric
+from tunesmith.runs.prepare import Prepared, cut_records, prepare
 from tunesmith.runs.summary import class_counts, parameter_counts, predicted_memory
 from tunesmith.runs.vectors import ENCODER
-from tunesmith.tasks.base import owners
+from tunesmith.tasks.parts.pieces import owners
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -197,9 +196,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
 def code_digest() -> str:
     """Return the SHA-256 of the source code that turns records into examples."""
     digest = hashlib.sha256()
+    root = Path(__file__).parents[1]
     for package in ("data", "models", "tasks"):
-        folder = files("tunesmith") / package
-        for file in sorted(folder.iterdir(), key=lambda found: found.name):
-            if file.name.endswith(".py"):
-                digest.update(file.name.encode() + file.read_bytes())
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()

@@ -21,15 +21,11 @@ from tunesmith.evaluation.significance import Comparison, compare
 from tunesmith.models.adapters import without_adapter
 from tunesmith.recipes.load import load_recipe
 from tunesmith.recipes.schema import Recipe
+from tunesmith.runs.build import build_engine
 from tunesmith.runs.encoded_store import Store
 from tunesmith.runs.encoding import Part, encode
 from tunesmith.runs.frozen_again import share_rows
-from tunesmith.runs.prepare import (
-    build_engine,
-    make_technique,
-    primary_metric,
-    selects,
-)
+from tunesmith.runs.members import make_technique, primary_metric, selects
 from tunesmith.runs.run import Run
 from tunesmith.tasks.base import ExampleScore, Task
 

@@ -20,7 +20,8 @@ from tunesmith.evaluation.significance import figures
 from tunesmith.objectives.base import Features
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import RunFolder
-from tunesmith.runs.prepare import Prepared, selects_steps
+from tunesmith.runs.members import selects_steps
+from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.roofline import meter_of
 from tunesmith.tasks.base import Metric
 from tunesmith.techniques.base import Fits

@@ -24,7 +24,8 @@ from tunesmith.evaluation.significance import Comparison, compare
 from tunesmith.models.adapters import without_adapter
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import RunFolder
-from tunesmith.runs.prepare import Prepared, primary_metric
+from tunesmith.runs.members import primary_metric
+from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.record import generates
 from tunesmith.tasks.base import ExampleScore
 

@@ -14,7 +14,7 @@ from tunesmith.data.plan import Plan
 from tunesmith.engine.checkpointing import Checkpointed
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import RecipeError
-from tunesmith.recipes.schema import TrainingOptions
+from tunesmith.recipes.training import TrainingOptions
 from tunesmith.training.memory import (
     Memory,
     MemoryEstimate,

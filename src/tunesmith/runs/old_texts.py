@@ -16,13 +16,14 @@ from typing import Any
 from tunesmith.console import Console
 from tunesmith.data.batch import Encoded, EncodedStream
 from tunesmith.data.dataset import load_dataset
+from tunesmith.data.frame import around
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.sampling import Sampling
 from tunesmith.errors import DataError
 from tunesmith.models.atomic import written_aside
 from tunesmith.models.fingerprint import cache_root
 from tunesmith.retain.base import OldTexts, Scene
-from tunesmith.tasks.base import Task, around
+from tunesmith.tasks.base import Task
 from tunesmith.tasks.language_modeling import LanguageModeling
 
 _FORM = 1

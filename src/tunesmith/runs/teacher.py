@@ -15,6 +15,7 @@ from typing import Any
 
 from tunesmith.console import Console
 from tunesmith.data.batch import Encoded
+from tunesmith.data.frame import around
 from tunesmith.data.stored import lengths_of
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import RecipeError
@@ -23,7 +24,6 @@ from tunesmith.models.load import load_model, load_result
 from tunesmith.models.model import Model
 from tunesmith.models.resolve import resolve
 from tunesmith.objectives.base import Objective, Taught
-from tunesmith.tasks.base import around
 
 _WHERE = "objective.teacher"
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from tunesmith.console import Console
 from tunesmith.recipes.load import parse_recipe
-from tunesmith.runs.prepare import build_engine, make_task, make_technique
+from tunesmith.runs.build import build_engine
+from tunesmith.runs.members import make_task, make_technique
 
 ENCODER = "minilm-l6"
 """The encoder that is taken where none is named: small, and in the catalogue."""

@@ -5,13 +5,12 @@
     statistics ──Metric──> figure         a function of *sums*, so that a bootstrap resamples rows
 
 A task is bound to a tokenizer once (`bind`); its option model is importable without torch.
-It knows no file, recipe, technique or loop.
+It knows no file, recipe, technique or loop. What several tasks are made of is in `tasks/parts/`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from tunesmith.errors import DataError, RecipeError, UnlearnableError
-from tunesmith.models.reading import around as around
+from tunesmith.errors import DataError, UnlearnableError
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
@@ -278,158 +276,3 @@ class Task(ABC):
 
     def load_state(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - as `study`
         """Take back what `state` returned."""
-
-
-def listed_once(labels: Sequence[str] | None, noun: str) -> tuple[str, ...]:
-    """Return the option `labels`; empty where it is not given.
-
-    Raises:
-        RecipeError: one of them stands twice.
-    """
-    repeated = [label for label, times in Counter(labels or ()).items() if times > 1]
-    if repeated:
-        raise RecipeError(
-            f"The {noun} {repeated[0]!r} is listed twice.",
-            where="task.labels",
-            fix=f"List each {noun} once.",
-        )
-    return tuple(labels or ())
-
-
-def check_listed(found: set[str], labels: Sequence[str], noun: str) -> None:
-    """Raise DataError where the training records have a label that the option does not list."""
-    unknown = found - set(labels)
-    if unknown:
-        raise DataError(
-            f"The training records have the {noun} {min(unknown)!r}, which `task.labels` does"
-            " not list.",
-            fix="Add it to `task.labels`, or leave that option out.",
-        )
-
-
-def owners(examples: Sequence[Encoded]) -> list[int]:
-    """Return for each example the index of the record that it is a piece of."""
-    owner, found = -1, []
-    for example in examples:
-        owner += not example.continues
-        found.append(owner)
-    return found
-
-
-def token_scores(
-    engine: Engine,
-    examples: Sequence[Encoded],
-    *,
-    tokens_per_batch: int,
-    console: Console,
-) -> list[dict[str, float]]:
-    """Measure by teacher forcing how likely the learnt tokens of each example are.
-
-    Returns:
-        For each example: `log_likelihood` (sum in nats), `tokens` (learnt ones) and `correct` (on
-        how many the most likely token was the right one, *given the right ones before it*).
-    """
-    import torch
-
-    from tunesmith.engine.batching import batches
-    from tunesmith.objectives.base import TokenLogProbs
-
-    scores: list[dict[str, float]] = [{} for _ in examples]
-    with console.progress("measure", len(examples)) as bar:
-        for batch in batches(examples, tokens_per_batch, packed=engine.packed):
-            readout = engine.forward(batch, TokenLogProbs)
-            rows_N = readout.rows_N.cpu()
-            ends = batch.text.cu_seqlens[1:].cpu().long()
-            document_N = torch.searchsorted(ends, rows_N, right=True)
-            columns = {
-                "log_likelihood": readout.logprobs_N,
-                "tokens": torch.ones(len(rows_N)),
-                "correct": readout.correct_N,
-            }
-            for name, value_N in columns.items():
-                if value_N is None:
-                    continue
-                sums = torch.zeros(len(batch), dtype=torch.float64)
-                sums.index_add_(0, document_N, value_N.cpu().double())
-                for index, total in zip(batch.indices, sums.tolist(), strict=True):
-                    scores[index][name] = total
-            bar.advance(len(batch))
-    return scores
-
-
-def answer_prompts(
-    engine: Engine, prompts: Sequence[Prompt], *, console: Console, beams: int = 1
-) -> list[tuple[str, bool]]:
-    """Continue each prompt; return the likeliest text, and whether it ended by itself.
-
-    A text that did not end stopped at `max_new_tokens`.
-
-    Args:
-        beams: beginnings that are pursued side by side; 1: always the most likely token.
-    """
-    from tunesmith.engine.generation import Sampling
-
-    found: list[tuple[str, bool]] = [("", False)] * len(prompts)
-    alike: dict[Sampling, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        sampling = Sampling(prompt.max_new_tokens, prompt.stop_ids, beams=beams)
-        alike.setdefault(sampling, []).append(index)
-    with console.progress("generate", len(prompts)) as bar:
-        for sampling, members in alike.items():
-            ids = [prompts[i].ids for i in members]
-            answers = engine.generate(ids, sampling, ended=bar.advance)
-            for index, answer in zip(members, answers, strict=True):
-                text = engine.model.tokenizer.decode(answer.ids, skip_special_tokens=True)
-                found[index] = text, answer.stopped
-    return found
-
-
-def prompts_of(make: Callable[[Any], Prompt], inputs: Sequence[Any]) -> list[Prompt]:
-    """Make the prompt of each input.
-
-    Raises:
-        DataError: of the first input that cannot be one, with its number.
-    """
-    prompts = []
-    for number, given in enumerate(inputs, start=1):
-        try:
-            prompts.append(make(given))
-        except DataError as error:
-            raise DataError(error.what, where=f"input {number}", fix=error.fix) from None
-    return prompts
-
-
-def check_room(prompt: Prompt, context_length: int) -> None:
-    """Check that a prompt and its answer fit into the model's context.
-
-    Raises:
-        DataError: they do not.
-    """
-    if len(prompt.ids) + prompt.max_new_tokens > context_length:
-        raise DataError(
-            f"The prompt has {len(prompt.ids)} tokens; with {prompt.max_new_tokens} for the answer"
-            f" that is more than the model's context of {context_length}.",
-            fix="Shorten it, or lower `task.max_new_tokens`.",
-        )
-
-
-def token_metrics() -> list[Metric]:
-    """Return the metrics of teacher-forced text: log-likelihood a token, and perplexity."""
-    return [
-        Metric(
-            "log_likelihood",
-            ("log_likelihood", "tokens"),
-            lambda sums: sums["log_likelihood"] / sums["tokens"],
-            "how likely the held-out text is to the model, given the right text before each token",
-            unit="nats per token",
-            assumed_sd=0.3,
-            assumption="records' changes differ by 0.3 nats per token (standard deviation)",
-        ),
-        Metric(
-            "perplexity",
-            ("log_likelihood", "tokens"),
-            lambda sums: np.exp(-sums["log_likelihood"] / sums["tokens"]),
-            "among how many equally likely tokens the model hesitates, on average",
-            higher_is_better=False,
-        ),
-    ]

@@ -22,15 +22,8 @@ from tunesmith.data.records import LabelledText, text_of
 from tunesmith.errors import DataError
 from tunesmith.models.reading import Reader, ReadingOptions
 from tunesmith.registry import TASKS
-from tunesmith.tasks.base import (
-    ExampleScore,
-    Metric,
-    Prediction,
-    Sums,
-    Task,
-    check_listed,
-    listed_once,
-)
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task
+from tunesmith.tasks.parts.labels import check_listed, listed_once
 
 if TYPE_CHECKING:
     from tunesmith.console import Console

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.data.frame import around
 from tunesmith.data.records import RelatedTexts
 from tunesmith.errors import DataError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
@@ -31,7 +32,7 @@ from tunesmith.scores.ranking import (
     ranks,
     recall,
 )
-from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Task, around
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Task
 
 if TYPE_CHECKING:
     from tunesmith.console import Console

@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.data.frame import Frame
 from tunesmith.data.records import QuestionedText
 from tunesmith.data.windows import Window, windows
 from tunesmith.errors import DataError, ModelError, UnlearnableError
-from tunesmith.models.reading import Frame
 from tunesmith.registry import TASKS
 from tunesmith.scores.answers import best_span, exact, overlap
-from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Span, Task, owners
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Span, Task
+from tunesmith.tasks.parts.pieces import owners
 
 if TYPE_CHECKING:
     from tunesmith.console import Console

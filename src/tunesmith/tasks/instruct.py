@@ -22,18 +22,9 @@ from tunesmith.data.turns import RowError, read_messages, read_tools
 from tunesmith.errors import DataError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.scores.translations import rouge
-from tunesmith.tasks.base import (
-    ExampleScore,
-    Metric,
-    Prediction,
-    Prompt,
-    Task,
-    answer_prompts,
-    check_room,
-    prompts_of,
-    token_metrics,
-    token_scores,
-)
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Task
+from tunesmith.tasks.parts.answers import answer_prompts, check_room, prompts_of
+from tunesmith.tasks.parts.tokens import token_metrics, token_scores
 
 if TYPE_CHECKING:
     from tunesmith.console import Console

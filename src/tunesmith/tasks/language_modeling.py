@@ -17,23 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.data.frame import around
 from tunesmith.data.records import Document
 from tunesmith.errors import DataError, ModelError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
-from tunesmith.tasks.base import (
-    ExampleScore,
-    Metric,
-    Prediction,
-    Prompt,
-    Task,
-    answer_prompts,
-    around,
-    check_room,
-    owners,
-    prompts_of,
-    token_metrics,
-    token_scores,
-)
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Task
+from tunesmith.tasks.parts.answers import answer_prompts, check_room, prompts_of
+from tunesmith.tasks.parts.pieces import owners
+from tunesmith.tasks.parts.tokens import token_metrics, token_scores
 
 if TYPE_CHECKING:
     from tunesmith.console import Console

@@ -17,18 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunesmith.data.frame import around
 from tunesmith.data.records import Document
 from tunesmith.errors import DataError, ModelError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
-from tunesmith.tasks.base import (
-    ExampleScore,
-    Metric,
-    Prediction,
-    Task,
-    around,
-    owners,
-    token_scores,
-)
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Task
+from tunesmith.tasks.parts.pieces import owners
+from tunesmith.tasks.parts.tokens import token_scores
 
 if TYPE_CHECKING:
     from tunesmith.console import Console

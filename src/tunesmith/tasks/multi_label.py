@@ -21,15 +21,8 @@ from tunesmith.errors import DataError, RecipeError, suggest
 from tunesmith.models.reading import Reader, ReadingOptions
 from tunesmith.registry import TASKS
 from tunesmith.scores.entities import CELLS, by_label, cell, cells_of, micro, ratio
-from tunesmith.tasks.base import (
-    ExampleScore,
-    Metric,
-    Prediction,
-    Sums,
-    Task,
-    check_listed,
-    listed_once,
-)
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task
+from tunesmith.tasks.parts.labels import check_listed, listed_once
 
 if TYPE_CHECKING:
     from tunesmith.console import Console

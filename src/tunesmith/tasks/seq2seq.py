@@ -30,17 +30,9 @@ from tunesmith.scores.translations import (
     chrf_counts,
     rouge,
 )
-from tunesmith.tasks.base import (
-    ExampleScore,
-    Metric,
-    Prediction,
-    Prompt,
-    Task,
-    answer_prompts,
-    prompts_of,
-    token_metrics,
-    token_scores,
-)
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Task
+from tunesmith.tasks.parts.answers import answer_prompts, prompts_of
+from tunesmith.tasks.parts.tokens import token_metrics, token_scores
 
 if TYPE_CHECKING:
     from tunesmith.console import Console

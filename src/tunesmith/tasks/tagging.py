@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.data.alignment import Aligned, align
+from tunesmith.data.frame import around
 from tunesmith.data.records import Entity, TaggedText
 from tunesmith.data.tagged import of_words
 from tunesmith.data.tagging import Scheme, labels_in, read_tags, words_of, write_tags
@@ -27,17 +28,9 @@ from tunesmith.data.windows import windows
 from tunesmith.errors import DataError, ModelError, RecipeError
 from tunesmith.registry import TASKS
 from tunesmith.scores.entities import cells_of, count_entities, macro_f1, micro
-from tunesmith.tasks.base import (
-    ExampleScore,
-    Metric,
-    Prediction,
-    Span,
-    Task,
-    around,
-    check_listed,
-    listed_once,
-    owners,
-)
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Span, Task
+from tunesmith.tasks.parts.labels import check_listed, listed_once
+from tunesmith.tasks.parts.pieces import owners
 
 if TYPE_CHECKING:
     from tunesmith.console import Console

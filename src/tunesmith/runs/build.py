@@ -1,0 +1,167 @@
+"""From a recipe's members to an engine: the model loaded, the head on it, what learns marked.
+
+    Recipe, Task, Technique ──build_engine──> Engine
+
+What cannot go together is refused as soon as it can be known, most of it before weights are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from tunesmith.console import Console
+from tunesmith.data.batch import Encoded
+from tunesmith.engine.engine import Engine
+from tunesmith.engine.optimizer import AdamWOptions
+from tunesmith.engine.precision import choose_dtype
+from tunesmith.errors import RecipeError
+from tunesmith.models.altered import altered, settle, surgery_of
+from tunesmith.models.kinds import check_fit, kind_of
+from tunesmith.models.load import load_model, read_config
+from tunesmith.models.quantised import Quantised, stored_as
+from tunesmith.models.resolve import Resolved, resolve
+from tunesmith.models.seeded import seeded
+from tunesmith.recipes.schema import Recipe
+from tunesmith.runs.members import make_objective, make_operations
+from tunesmith.runs.study import study_records
+from tunesmith.tasks.base import Task
+from tunesmith.techniques.base import Technique
+
+
+def build_engine(
+    recipe: Recipe,
+    task: Task,
+    technique: Technique,
+    console: Console,
+    examples: Callable[[int], Sequence[Encoded]] = lambda count: (),
+) -> Engine:
+    """Load the model, put the task's head on it, and mark what learns.
+
+    Args:
+        examples: gives up to so many training examples, where a technique looks at some; it is
+            called when the task has been bound.
+
+    Raises:
+        RecipeError, ModelError: the model, the task and the technique do not go together.
+    """
+    training = recipe.training
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(training.precision, device)
+    operations = make_operations(recipe)
+    source = altered(resolve(recipe.model, console=console), operations, console)
+    kind = refuse(technique, task, source)
+    quantised = quantised_base(recipe, task, technique, source)
+    head = technique.head(task.head_for(kind))
+    model = load_model(
+        source,
+        head=head,
+        labels=task.outputs,
+        dtype=dtype,
+        seed=training.seed,
+        quantised=quantised,
+        streamed=recipe.base.stream,
+    )
+    if quantised is None:  # what is quantised was loaded to where it belongs
+        model.module.to(device)
+    model.surgery = tuple(surgery_of(source.path).get("changes", ()))
+    settle(model, operations, "loaded")
+    if technique.records_to_study:
+        task.bind(model)
+        study_records(
+            technique,
+            model,
+            make_objective(recipe, task),
+            examples(technique.records_to_study),
+            dtype=dtype,
+            seed=training.seed,
+        )
+    with seeded(training.seed):
+        technique.prepare(model)
+    settle(model, operations, "marked")
+    if model.streamed is not None:
+        model.streamed.check_unchanged()
+    task.bind(model)  # what learns may take room of the context
+    return Engine(
+        model,
+        technique.parameter_groups(model),
+        AdamWOptions(
+            weight_decay=training.weight_decay,
+            beta1=training.beta1,
+            beta2=training.beta2,
+            epsilon=training.epsilon,
+            max_grad_norm=training.max_grad_norm,
+            kind=training.optimizer,
+            clip_per_tensor=training.clip_per_tensor,
+            in_backward=training.optimizer_in_backward,
+            stochastic_rounding=training.stochastic_rounding,
+            seed=training.seed,
+        ),
+        dtype=dtype,
+        packing=training.packing,
+    )
+
+
+def quantised_base(
+    recipe: Recipe, task: Task, technique: Technique, source: Resolved
+) -> Quantised | None:
+    """Return how the base is to be quantised, or None where it is not.
+
+    Raises:
+        RecipeError: the technique would change a base that is quantised or lies on disk; says how.
+    """
+    kind, stream = recipe.base.quantize, recipe.base.stream
+    stored = stored_as(read_config(source))
+    if kind is None and stored is None and not stream:
+        return None
+    base = "base that lies on disk" if stream else "quantised base"
+    reason = technique.changes_base()
+    if reason:
+        raise RecipeError(
+            f"The technique {technique.name!r} cannot stand on a {base}: {reason}.",
+            where="base.stream" if stream else "technique" if kind is None else "base.quantize",
+            fix="Choose lora, or leave it out.",
+        )
+    if task.head == "embedding":
+        raise RecipeError(
+            f"The task {task.name!r} gives vectors that sentence-transformers reads, and it would"
+            f" put them on the base as it is published, not on a {base}.",
+            where="base",
+            fix="Leave it out.",
+        )
+    if stream and (stored or torch.cuda.is_available()):
+        raise RecipeError(
+            "Layers are read from disk one by one only on a processor, and as they are published.",
+            where="base.stream",
+            fix="Leave it out, or choose `quantize`.",
+        )
+    return None if kind is None else Quantised(kind, recipe.base.double_quantize)
+
+
+def refuse(technique: Technique, task: Task, source: Resolved) -> str:
+    """Refuse a technique or a task that cannot go with this kind of model, before it is loaded.
+
+    Returns:
+        The kind.
+
+    Raises:
+        RecipeError: says why.
+    """
+    config = read_config(source)
+    head = task.head_for(kind_of(config))
+    kind = check_fit(source.name, config, head)
+    if kind not in task.kinds:
+        raise RecipeError(
+            f"The task {task.name!r} needs a {' or '.join(sorted(task.kinds))};"
+            f" {source.name} is a model of kind {kind}.",
+            where="model",
+            fix="Choose another model: `tunesmith models list`.",
+        )
+    reason = technique.refuses(head, kind) or technique.unsuited(head)
+    if reason:
+        raise RecipeError(
+            f"The technique {technique.name!r} does not suit the task {task.name!r}: {reason}.",
+            where="technique",
+        )
+    return kind

@@ -1,0 +1,110 @@
+"""What a recipe names, made: its task, technique, objective and operations, and what decides.
+
+Nothing here has seen records or a model. What cannot go together by itself is refused.
+"""
+
+from __future__ import annotations
+
+from tunesmith.errors import DataError, RecipeError, suggest
+from tunesmith.models.surgery.base import Operation
+from tunesmith.objectives.base import Objective
+from tunesmith.recipes.schema import Recipe
+from tunesmith.recipes.training import TrainingOptions
+from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES
+from tunesmith.runs.retain import needs_validation
+from tunesmith.tasks.base import Task
+from tunesmith.techniques.base import Technique
+
+
+def make_task(recipe: Recipe) -> Task:
+    """Return the recipe's task, not bound to a model yet."""
+    task: Task = TASKS.get(recipe.task.name)(recipe.task.options)
+    return task
+
+
+def make_technique(recipe: Recipe) -> Technique:
+    """Return the recipe's technique."""
+    technique: Technique = TECHNIQUES.get(recipe.technique.name)(recipe.technique.options)
+    return technique
+
+
+def make_operations(recipe: Recipe) -> list[Operation]:
+    """Return the recipe's operations, in their order."""
+    return [OPERATIONS.get(each.name)(each.options) for each in recipe.surgery]
+
+
+def make_objective(recipe: Recipe, task: Task) -> Objective:
+    """Return the recipe's objective, or the task's own."""
+    if recipe.objective is None:
+        own: Objective = OBJECTIVES.get(task.objective)()
+        return own
+    chosen: Objective = OBJECTIVES.get(recipe.objective.name)(recipe.objective.options)
+    needed: type[Objective] = OBJECTIVES.get(task.objective)
+    fix = f"Leave it out, or choose {task.objective!r}."
+    if chosen.readout is not needed.readout:
+        raise RecipeError(
+            f"The objective {chosen.name!r} reads {chosen.readout.__name__}, but the task"
+            f" {task.name!r} gives {needed.readout.__name__}.",
+            where="objective",
+            fix=fix,
+        )
+    if chosen.target and chosen.target != needed.target:
+        raise RecipeError(
+            f"The objective {chosen.name!r} learns {chosen.target}, but the task {task.name!r}"
+            f" gives {needed.target}.",
+            where="objective",
+            fix=fix,
+        )
+    return chosen
+
+
+def primary_metric(recipe: Recipe, task: Task) -> str:
+    """Return the metric that decides: the recipe's, or the task's own.
+
+    Raises:
+        RecipeError: the task has no metric of that name.
+    """
+    name = recipe.evaluation.metric or task.primary
+    if name not in task.metrics:
+        raise RecipeError(
+            f"The task {task.name!r} has no metric {name!r}.",
+            where="evaluation.metric",
+            fix=suggest(name, task.metrics),
+        )
+    return name
+
+
+def check_decides(recipe: Recipe, task: Task, tested: int) -> None:
+    """Refuse a test that could not decide, before anything is trained.
+
+    Args:
+        tested: how many test records there are.
+
+    Raises:
+        RecipeError: the task has no such metric, or it needs answers that are not generated.
+        DataError: there are fewer than two test records.
+    """
+    metric = task.metrics[primary_metric(recipe, task)]
+    if metric.generated and recipe.evaluation.generate < 2:
+        raise RecipeError(
+            f"The metric {metric.name!r}, which decides, is measured on generated answers; fewer"
+            " than two of them show no difference.",
+            where="evaluation.generate",
+            fix="Raise it, or name another metric under evaluation.metric.",
+        )
+    if tested < 2:
+        raise DataError(
+            f"The test set has {tested} record: no difference could be told from chance.",
+            where="data.test",
+            fix="Give more records, or a larger share.",
+        )
+
+
+def selects(recipe: Recipe) -> bool:
+    """Return whether anything is chosen by validation, so that data must be split off for it."""
+    return selects_steps(recipe.training) or needs_validation(recipe)
+
+
+def selects_steps(training: TrainingOptions) -> bool:
+    """Return whether there are validations on the way."""
+    return training.keep_best or training.patience is not None or bool(training.validate_every)
