@@ -412,6 +412,8 @@ TABLE: dict[str, Row] = {
     **{f"task {recipe['task']['name']}.{name}": replace(row, recipe=recipe)
        for recipe in (PAIRS, SEVERAL_CLASSES, NUMBER, RANK) for name, row in READ.items()},
     "task masked_language_modeling.max_length": Row(None, 12, checked, FILL, part="train"),
+    "task masked_language_modeling.masking": Row("token", "whole_word", checked, FILL,
+                                                 part="train"),
     "task masked_language_modeling.share": Row(0.15, 0.5, checked, FILL, part="train"),
     "task masked_language_modeling.masked": Row(0.8, 0.2, result, FILL),
     "task masked_language_modeling.random": Row(0.0, 0.2, result, FILL),

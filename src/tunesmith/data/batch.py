@@ -24,6 +24,9 @@ from torch import Tensor
 NO_CLASS = -100
 """Stands for a token whose class is not learnt; PyTorch's cross-entropy passes over it."""
 
+NO_WORD = -1
+"""Stands for a token that belongs to no word of the text: one of the tokenizer's own."""
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -41,13 +44,15 @@ class EncodedStream:
     `weights[i]` is the weight with which token i is *learnt* (0: it is only read); None where
     nothing is learnt token by token. The first token is never learnt: nothing precedes it.
     `classes[i]` is what token i is to be called, or `NO_CLASS`; None where no token is. `types[i]`
-    is its type; None where all are of type 0.
+    is its type; None where all are of type 0. `words[i]` is the number of its word, or `NO_WORD`;
+    None where words do not matter.
     """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...] | None = None
     classes: tuple[int, ...] | None = None
     types: tuple[int, ...] | None = None
+    words: tuple[int, ...] | None = None
 
     def learnt(self) -> list[bool]:
         """Return for each token whether something of it is learnt."""

@@ -5,7 +5,8 @@
 What is hidden is drawn from the key and the tokens alone: the same text under the same key has the
 same gaps, in whatever order or run it comes up. Each of a stated share of the tokens (at least one)
 becomes the mask token, a random one, or stays as it is and must be found all the same (Devlin et
-al., 2018, arXiv:1810.04805). It knows no model and no tokenizer, only numbers.
+al., 2018, arXiv:1810.04805). Where the words are told, the share is that of the words, and all
+tokens of a word are hidden together. It knows no model and no tokenizer, only numbers.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from tunesmith.data.batch import NO_CLASS, Encoded, EncodedStream
+from tunesmith.data.batch import NO_CLASS, NO_WORD, Encoded, EncodedStream
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Masking:
     """How tokens are hidden.
 
     Attributes:
-        share: of the tokens that are hidden.
-        masked: share of these that become the mask token.
+        share: of the tokens (or words) that are hidden.
+        masked: share of the hidden tokens that become the mask token.
         random: share of these that become some other token; the rest stays.
         mask_id: the mask token.
         others: the tokens that may stand in.
@@ -40,13 +42,23 @@ class Masking:
     before: int
     behind: int
 
-    def hide(self, ids: Sequence[int], key: Sequence[int]) -> EncodedStream:
-        """Return a text with gaps; `classes` say what stood there."""
+    def hide(
+        self, ids: Sequence[int], key: Sequence[int], words: tuple[int, ...] | None = None
+    ) -> EncodedStream:
+        """Return a text with gaps; `classes` say what stood there.
+
+        Args:
+            words: the number of each token's word; whole words are then hidden.
+        """
         text = np.array(ids)
         generator = np.random.default_rng([*key, _digest(text)])
-        room = len(text) - self.before - self.behind
-        count = max(1, round(self.share * room))
-        chosen = np.sort(generator.permutation(room)[:count]) + self.before
+        if words is None:
+            room = len(text) - self.before - self.behind
+            chosen = np.sort(self._some(generator.permutation(room))) + self.before
+        else:
+            told = sorted({*words} - {NO_WORD})
+            chosen = np.flatnonzero(np.isin(words, self._some(generator.permutation(told))))
+        count = len(chosen)
         drawn = generator.random(count)
         stand_ins = generator.choice(self.others, count)
         classes = np.full(len(text), NO_CLASS)
@@ -55,11 +67,15 @@ class Masking:
         random = ~masked & (drawn < self.masked + self.random)
         text[chosen[masked]] = self.mask_id
         text[chosen[random]] = stand_ins[random]
-        return EncodedStream(tuple(text.tolist()), classes=tuple(classes.tolist()))
+        return EncodedStream(tuple(text.tolist()), classes=tuple(classes.tolist()), words=words)
+
+    def _some(self, shuffled: np.ndarray[tuple[int], Any]) -> np.ndarray[tuple[int], Any]:
+        return shuffled[: max(1, round(self.share * len(shuffled)))]
 
     def again(self, example: Encoded, key: Sequence[int]) -> Encoded:
         """Return an example with other gaps, drawn from another key."""
-        return replace(example, streams={"text": self.hide(shown(example), key)})
+        words = example.streams["text"].words
+        return replace(example, streams={"text": self.hide(shown(example), key, words)})
 
 
 def shown(example: Encoded) -> list[int]:

@@ -3,7 +3,8 @@
     Document ──pieces──> ids with gaps + what stood there ──TokenLogProbs──> log-likelihood, …
 
 An encoder goes on learning its language so. In every epoch other tokens of a text are hidden, drawn
-from the seed, the epoch and the text alone. Measured are always the same ones, all under the mask
+from the seed, the epoch and the text alone; single ones or, with `masking: whole_word`, all of a
+word (as in BERT's later models). Measured are always the same ones, all under the mask
 token: before and after, in every run. A document longer than `max_length` becomes several pieces;
 scores are per document. Look-alikes of special tokens in the text are plain text.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -56,11 +57,16 @@ class MaskedLanguageModeling(Task):
         max_length: int | None = Field(
             default=None, ge=3, description="most tokens of a piece; by default the model's context"
         )
+        masking: Literal["token", "whole_word"] = Field(
+            default="token",
+            description="what is hidden at once: a token, or all tokens of a word, none of which"
+            " is then told by the others; the tokenizer says what a word is",
+        )
         share: float = Field(
             default=0.15,
             gt=0,
             lt=1,
-            description="share of the tokens that are hidden, at least one",
+            description="share of the tokens (or words) that are hidden, at least one",
         )
         masked: float = Field(
             default=0.8,
@@ -90,7 +96,7 @@ class MaskedLanguageModeling(Task):
         """Take the tokenizer, its mask token and the context length.
 
         Raises:
-            ModelError: the tokenizer has no mask token.
+            ModelError: the tokenizer has no mask token, or knows no words where they are hidden.
             RecipeError: there is no room for text.
         """
         from tunesmith.data.masking import Masking
@@ -103,6 +109,12 @@ class MaskedLanguageModeling(Task):
                 fix="Set `mask_token` in its tokenizer_config.json.",
             )
         self._tokenizer = tokenizer
+        if self.options.masking == "whole_word" and len({*self._words("a b")}) < 2:
+            raise ModelError(
+                "The tokenizer does not tell words apart.",
+                where=model.source.name,
+                fix="Set task.masking to token.",
+            )
         self._prefix, self._suffix = around(tokenizer)
         context = model.anatomy.context_length
         length = min(self.options.max_length or context, context)
@@ -143,21 +155,36 @@ class MaskedLanguageModeling(Task):
         return self._pieces(record, self._room)
 
     def _pieces(self, record: Document, room: int) -> list[Encoded]:
-        from tunesmith.data.batch import Encoded
+        from tunesmith.data.batch import NO_WORD, Encoded
 
-        ids = self._tokenizer(
-            record.text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
+        ids = self._encoded(record.text)["input_ids"]
         if not ids:
             raise UnlearnableError(
                 "The text has no tokens.", fix="Remove the record, or give it a text."
             )
+        whole = self.options.masking == "whole_word"
+        told = self._words(record.text) if whole else []
+        before, behind = (NO_WORD,) * len(self._prefix), (NO_WORD,) * len(self._suffix)
         found = []
         for start in range(0, len(ids), room):
             piece = [*self._prefix, *ids[start : start + room], *self._suffix]
-            stream = self._measured.hide(piece, _MEASURED)
+            words = (*before, *told[start : start + room], *behind) if whole else None
+            stream = self._measured.hide(piece, _MEASURED, words)
             found.append(Encoded({"text": stream}, continues=start > 0))
         return found
+
+    def _encoded(self, text: str) -> Any:
+        return self._tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )
+
+    def _words(self, text: str) -> list[int]:
+        """Return the number of each token's word; a token that is none is a word of its own."""
+        encoded = self._encoded(text)
+        if not encoded.is_fast:
+            return [0] * len(encoded["input_ids"])
+        words = encoded.word_ids()
+        return [len(words) + place if word is None else word for place, word in enumerate(words)]
 
     def seen(self, example: Encoded, seed: int, epoch: int) -> Encoded:
         """Return an example with the gaps that an epoch has."""
