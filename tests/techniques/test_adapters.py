@@ -11,7 +11,6 @@ from tests.tiny import (
     tiny_bert,
     tiny_llama,
     tiny_model,
-    tiny_model_folder,
 )
 
 from tunesmith.data.batch import Encoded, EncodedStream, collate
@@ -43,19 +42,6 @@ VARIANTS = {
     "prefix_tuning": ("prefix_tuning", {"length": 3}),
 }
 VIRTUAL = ("prompt_tuning", "p_tuning", "prefix_tuning")
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory):
-    """Folders of tiny models, made once."""
-    made = {}
-
-    def of(family):
-        if family not in made:
-            made[family] = tiny_model_folder(tmp_path_factory.mktemp("base"), family)
-        return made[family]
-
-    return of
 
 
 def loaded(folder, family):

@@ -49,19 +49,6 @@ SILENT = Console(quiet=True)
 STANDING = [variant for variant in VARIANTS if variant != "pissa"]
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory):
-    """Folders of tiny models, made once."""
-    made = {}
-
-    def of(family):
-        if family not in made:
-            made[family] = tiny_model_folder(tmp_path_factory.mktemp("base"), family)
-        return made[family]
-
-    return of
-
-
 def loaded(folder, family, kind, **options):
     head = "causal_lm" if family in DECODERS else "classification"
     labels = () if head == "causal_lm" else LABELS

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -131,6 +132,21 @@ def load_model(
             model.new_head = True
         soundness.check_head(model)
     return model
+
+
+def as_in_files(model: Model) -> nn.Module:
+    """Return the model's modules with the weights that lie in its files, not quantised.
+
+    They are looked at when they are used and keep the files' precision. A new head is drawn anew.
+
+    Raises:
+        ModelError: the files cannot be read.
+    """
+    config: Any = model.module.config
+    labels = list(config.id2label.values()) if model.anatomy.head else []
+    module: nn.Module
+    module, _ = _load_module(model.source, model.head, labels, "auto", 0, None)
+    return module
 
 
 def load_result(

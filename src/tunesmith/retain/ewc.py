@@ -58,7 +58,7 @@ class Ewc(Retainer):
                 "replay with `data`, or interpolate"
             )
         if not scene.begins_as_base:
-            return "what learns is new and answers nothing of its own before training"
+            return "before training this technique does not answer as its base does"
         return refuses_in_backward(scene) or refuses_to_write(self.options, scene)
 
     def begin(self, scene: Scene) -> None:

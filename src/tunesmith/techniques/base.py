@@ -94,8 +94,6 @@ class Technique(Pace, ABC):
     """A way to let a model learn; `name` is set by the registry."""
 
     name: ClassVar[str]
-    begins_as_base: ClassVar[bool] = True
-    """Whether a prepared model answers as the base does, but for rounding."""
 
     class Options(BaseModel):
         """No options."""
@@ -104,6 +102,11 @@ class Technique(Pace, ABC):
 
     def __init__(self, options: BaseModel | None = None) -> None:
         self.options: Any = options or self.Options()
+
+    @property
+    def begins_as_base(self) -> bool:
+        """Whether a prepared model answers as the base does, but for rounding."""
+        return True
 
     @classmethod
     def refuses(cls, head: str, kind: str) -> str | None:

@@ -8,6 +8,7 @@ B starts at zero, so that the model starts as it was (Hu et al., 2021, arXiv:210
     rank_stabilized   the factor is alpha / sqrt(R)               Kalajdzievski 2023, 2312.03732
     dora              length and direction of W learn apart       Liu et al. 2024, 2402.09353
     initial: pissa    A B begins as the largest part of W         Meng et al. 2024, 2404.02948
+    initial: loftq    A B begins as what quantising took from W   Li et al. 2023, 2310.08659
     b_rate            B learns faster than A (LoRA+)              Hayou et al. 2024, 2402.12354
 
 The result is a PEFT adapter on the base as it is published; classification heads learn whole
@@ -76,10 +77,12 @@ class Lora(PeftTechnique):
             description="let the length of each column of the weight learn apart from its "
             "direction (DoRA): closer to full fine-tuning at low rank, and slower",
         )
-        initial: Literal["zero", "pissa"] = Field(
+        initial: Literal["zero", "pissa", "loftq"] = Field(
             default="zero",
-            description="what an adapter begins with: nothing, or the principal part of its "
-            "weight (PiSSA), which learns faster; saved as an ordinary adapter of twice the rank",
+            description="what an adapter begins with: nothing; the principal part of its weight "
+            "(PiSSA), which learns faster, saved as an ordinary adapter of twice the rank; or the "
+            "principal part of what quantising took from its weight (LoftQ), for a base that "
+            "`base.quantize` stores in fewer bits",
         )
         new_tokens: bool = Field(
             default=False,
@@ -109,6 +112,11 @@ class Lora(PeftTechnique):
             return self
 
     _initial: dict[str, Tensor] | None = None
+
+    @property
+    def begins_as_base(self) -> bool:
+        """LoftQ begins nearer to the base as it was before it was quantised."""
+        return bool(self.options.initial != "loftq")
 
     def changes_base(self) -> str | None:
         """PiSSA takes a part out of the base's weights; biases that learn are the base's own."""
@@ -167,7 +175,7 @@ class Lora(PeftTechnique):
         asked = {
             "dropout": self.options.dropout > 0,
             "dora": self.options.dora,
-            "initial": self.options.initial == "pissa",
+            "initial": self.options.initial != "zero",
         }
         name = next((name for name, wanted in asked.items() if wanted), None)
         if experts and name is not None:
@@ -185,10 +193,15 @@ class Lora(PeftTechnique):
             RecipeError: a target is not a linear map of this model, or does not fit the options.
         """
         from tunesmith.models.adapters import low_rank_values
+        from tunesmith.models.loftq import check_quantised_here, give_back
 
+        if self.options.initial == "loftq":
+            check_quantised_here(model)
         super().prepare(model)
         if self.options.initial == "pissa":
             self._initial = low_rank_values(model.module)
+        elif self.options.initial == "loftq":
+            give_back(model)
 
     def parameter_groups(self, model: Model) -> list[ParameterGroup]:
         """Return what learns, grouped; the second factors apart where they learn faster."""
@@ -203,7 +216,7 @@ class Lora(PeftTechnique):
     def between(self, name: str, start: Tensor, learnt: Tensor, share: float) -> Tensor:
         """Return a value on the straight line between the weights: the second factor is scaled.
 
-        Where the factors began as a part of the weights, the line is that of their own values.
+        Where the factors began as parts of the weights, the line is that of their own values.
         """
         if self.options.initial == "zero" and ".lora_A." in name:
             return learnt

@@ -9,7 +9,7 @@ tokens shorter. The result is a PEFT adapter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 class PTuning(PeftTechnique):
     """Vectors that are read before each text, made by a small network that learns."""
 
-    begins_as_base: ClassVar[bool] = False
-
     class Options(BaseModel):
         """How many vectors, and the network that makes them."""
 
@@ -36,6 +34,11 @@ class PTuning(PeftTechnique):
             default="mlp", description="what makes the vectors: three linear maps, or an LSTM"
         )
         hidden: int = Field(default=128, ge=1, le=16384, description="width of the network")
+
+    @property
+    def begins_as_base(self) -> bool:
+        """What is put before each text is new."""
+        return False
 
     @classmethod
     def refuses(cls, head: str, kind: str) -> str | None:

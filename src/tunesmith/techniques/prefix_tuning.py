@@ -10,7 +10,7 @@ adapter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 class PrefixTuning(PeftTechnique):
     """Learnt keys and values before those of every text, in each layer."""
 
-    begins_as_base: ClassVar[bool] = False
-
     class Options(BaseModel):
         """How many, and what makes them."""
 
@@ -40,6 +38,11 @@ class PrefixTuning(PeftTechnique):
             description="width of a network that makes them while they learn, which steadies "
             "learning; null: they learn directly",
         )
+
+    @property
+    def begins_as_base(self) -> bool:
+        """What is put before each text is new."""
+        return False
 
     @classmethod
     def refuses(cls, head: str, kind: str) -> str | None:

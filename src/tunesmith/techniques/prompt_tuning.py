@@ -9,7 +9,7 @@ not packed, and the context is P tokens shorter. The result is a PEFT adapter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 class PromptTuning(PeftTechnique):
     """Learnt vectors that are read before each text."""
 
-    begins_as_base: ClassVar[bool] = False
-
     class Options(BaseModel):
         """How many vectors, and what they begin as."""
 
@@ -38,6 +36,11 @@ class PromptTuning(PeftTechnique):
             description="text whose embeddings the vectors begin as, repeated to the length; null: "
             "those of tokens drawn at random",
         )
+
+    @property
+    def begins_as_base(self) -> bool:
+        """What is put before each text is new."""
+        return False
 
     @classmethod
     def refuses(cls, head: str, kind: str) -> str | None:
