@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tunesmith.data.batch import Encoded, EncodedStream
-from tunesmith.data.records import Document, LabelledText
+from tunesmith.data.records import Document, LabelledText, RankedTexts
 from tunesmith.data.streamed_plan import Laid, StreamedPlan
 from tunesmith.data.streaming import Position, Stream, Window
 from tunesmith.errors import DataError, RunError
@@ -107,6 +107,32 @@ def test_a_source_without_records_is_an_error(tmp_path):
         stream([str(tmp_path / "none.jsonl")], 4).window(Position())
 
 
+def ranked(tmp_path: Path, queries: str, size: int, **options: Any) -> list[list[tuple[str, int]]]:
+    """The queries of each window of a pass, and how many documents each has."""
+    name = options.get("columns", {}).get("query", "query")
+    rows = [{name: q, "document": f"d{n}", "relevance": n % 2} for n, q in enumerate(queries)]
+    file = tmp_path / "ranked.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = {"train": [str(file)], "test": "t.jsonl", "streaming": True, "window": size, **options}
+    found, position = [], Position()
+    stream = Stream(RankedTexts, DataOptions.model_validate(made))
+    while not position.passes:
+        window = stream.window(position)
+        found.append([(record.text, len(record.documents)) for record in window.data.records])
+        position = window.after
+    return found
+
+
+@pytest.mark.parametrize("columns", [{}, {"query": "asked"}])
+def test_the_documents_of_a_query_stay_together_wherever_a_window_would_end(tmp_path, columns):
+    found = ranked(tmp_path, "aaabbbbcdd", 4, columns=columns)
+    assert found == [[("a", 3), ("b", 4)], [("c", 1), ("d", 2)]]
+
+
+def test_a_query_that_ends_with_its_window_takes_nothing_of_the_next(tmp_path):
+    assert ranked(tmp_path, "aaabbb", 3) == [[("a", 3)], [("b", 3)]]
+
+
 # Steps
 
 
@@ -168,6 +194,24 @@ def test_what_was_read_is_added_up_over_windows_and_interruptions(shards):
     rest = plan(lay(stream(shards, 7)), state=steps[7].after, first=8)
     assert rest[8].after["read"] == {"records": 25}
     rest.close()
+
+
+def test_what_was_met_before_an_interruption_is_judged_with_what_comes_after(shards):
+    inner, told = lay(stream(shards, 6)), []
+
+    def laid(position: Position) -> Laid:
+        window = inner(position)
+        return Laid(window.examples, window.after, window.counts, frozenset({position.number}))
+
+    whole = plan(laid, judge=lambda met: told.append(met))
+    steps = [whole[number] for number in range(6)]
+    whole.close()
+    assert told[2] > told[0]
+    kept = json.loads(json.dumps(steps[3].after))
+    rest = plan(laid, judge=lambda met: told.append(met), state=kept, first=4)
+    assert rest[4].after == steps[4].after
+    rest.close()
+    assert told[-1] == told[2]
 
 
 def test_the_next_window_is_read_while_this_one_is_learnt_from(shards):

@@ -23,6 +23,7 @@ from tunesmith.recipes.load import parse_recipe
 from tunesmith.registry import TECHNIQUES
 from tunesmith.runs.prepare import prepare
 from tunesmith.runs.run import Run
+from tunesmith.runs.teacher import Teacher
 from tunesmith.runs.train import resume, train
 from tunesmith.training.events import Events
 from tunesmith.training.guards import Interrupted
@@ -125,6 +126,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, family, more in (
         ("student", "llama", {}), ("wide", "llama", {"hidden_size": 64}), ("bert", "bert", {}),
         ("short", "llama", {"max_position_embeddings": 16}),
+        ("mid", "llama", {"max_position_embeddings": 80}),
     ):  # fmt: skip
         tiny_model_folder(made / name, family, **more)
     return made
@@ -226,6 +228,42 @@ def test_a_model_that_cannot_teach_is_refused_with_the_reason(
     given = {"name": "distillation", "teacher": model_of(folder, teacher), **options}
     with pytest.raises(Exception, match=reason):
         prepare(parse_recipe(recipe(folder, given)), SILENT)
+
+
+def test_a_pair_must_fit_text_by_text_not_as_a_whole() -> None:
+    tokenizer = tiny_model("llama").tokenizer
+    teacher = Teacher("it", 10, 0, tokenizer)
+    fits = Encoded({name: EncodedStream((7,) * 9) for name in ("source", "target")})
+    teacher.check([fits, fits], ["a:1", "a:2"])
+    long = Encoded({"source": EncodedStream((7,) * 11), "target": EncodedStream((7,))})
+    piece = Encoded(fits.streams, continues=True)
+    with pytest.raises(RecipeError, match="reads 10 tokens, and a:2 has 11"):
+        teacher.check([fits, piece, long], ["a:1", "a:2"])
+
+
+def test_replayed_records_must_fit_the_teacher_too(folder: Path, tmp_path: Path) -> None:
+    said = "Once upon a time there was so very much more to say than ever before"
+    old = [{"prompt": f"{said} {n}", "completion": "so"} for n in range(40)]
+    (tmp_path / "old.jsonl").write_text(lines(old))
+    given = recipe(folder, {"name": "distillation", "teacher": model_of(folder, "mid")})
+    prepare(parse_recipe(given), SILENT)
+    given["retain"] = [{"name": "replay", "data": [str(tmp_path / "old.jsonl")]}]
+    with pytest.raises(RecipeError, match="an old record, which begins 'user"):
+        prepare(parse_recipe(given), SILENT)
+
+
+def test_a_record_of_a_later_window_that_the_teacher_cannot_read_is_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    said = "Once upon a time there was so very much more to say than ever before"
+    late = {"prompt": said, "completion": "so"}
+    (tmp_path / "stream.jsonl").write_text(lines([*ANSWERS[:8], late]))
+    (tmp_path / "test.jsonl").write_text(lines(ANSWERS[-4:]))
+    given = recipe(folder, {"name": "distillation", "teacher": model_of(folder, "mid")})
+    given["data"] = {"train": str(tmp_path / "stream.jsonl"), "test": str(tmp_path / "test.jsonl"),
+                     "streaming": True, "window": 4}  # fmt: skip
+    with pytest.raises(RecipeError, match=r"reads 80 tokens, and stream\.jsonl:9 has"):
+        train(given, runs_dir=tmp_path, name="streamed", console=SILENT)
 
 
 def test_another_tokenizer_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

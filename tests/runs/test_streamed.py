@@ -160,6 +160,17 @@ def test_test_records_that_come_by_in_the_stream_are_counted_and_too_many_are_an
         api.train(made, console=SILENT)
 
 
+def test_test_records_that_came_by_before_an_interruption_are_not_forgotten(folder, tmp_path):
+    made = recipe(folder)
+    tested = ANSWERS[-TESTED:]
+    rows = [*tested[:2], *ANSWERS[:12], tested[2], *ANSWERS[12:18]]  # the third: in a later window
+    (tmp_path / "leak.jsonl").write_text(lines(rows))
+    made["data"]["train"] = str(tmp_path / "leak.jsonl")
+    train_and_kill(made, before=5)  # within the second window
+    with pytest.raises(DataError, match="3 of 6 test records have stood among the streamed"):
+        api.resume("killed", console=SILENT)
+
+
 def test_files_that_have_changed_are_not_gone_on_with(folder, tmp_path):
     made = recipe(folder)
     grows = tmp_path / "grows.jsonl"

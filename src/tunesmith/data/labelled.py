@@ -102,8 +102,8 @@ def gather(
     places: list[int] = []
     known: dict[str, dict[str, Any]] = {}
     for place, row in enumerate(rows):
-        query = row.get("query")
-        if not isinstance(query, str) or "document" not in row or "documents" in row:
+        query = query_of(row)
+        if query is None:
             found.append(row)
             places.append(place)
             continue
@@ -115,6 +115,13 @@ def gather(
         known[query]["documents"].append(row["document"])
         known[query]["relevance"].append(row.get("relevance"))
     return found, [origins[place] for place in places], places
+
+
+def query_of(row: Row) -> str | None:
+    """Return the query of a row that has one document of several; None of any other row."""
+    query = row.get("query")
+    alone = isinstance(query, str) and "document" in row and "documents" not in row
+    return query if alone else None
 
 
 def given_texts(given: Any, number: int, *, paired: bool) -> tuple[str, str | None]:

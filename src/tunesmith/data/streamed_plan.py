@@ -33,11 +33,13 @@ class Laid:
     Attributes:
         after: where the next one begins.
         counts: of the window: records, dropped ones …, to be added up.
+        met: what came by in the window and is to be remembered, as numbers.
     """
 
     examples: Sequence[Encoded]
     after: Position
     counts: Mapping[str, int]
+    met: frozenset[int] = frozenset()
 
 
 class StreamedPlan(Sequence[Step]):
@@ -51,6 +53,8 @@ class StreamedPlan(Sequence[Step]):
         max_steps: the number of steps.
         seed: decides the order within a window.
         one_pass: why a step must be one micro-batch; None where it need not.
+        judge: is given all that was met so far, this window's included, before the window is learnt
+            from; it raises where that must not go on.
         state: from where to go on, as a step carries it; None: from the beginning.
         first: the number of the step that comes next.
     """
@@ -65,17 +69,20 @@ class StreamedPlan(Sequence[Step]):
         max_steps: int,
         seed: int = 0,
         one_pass: str | None = None,
+        judge: Callable[[frozenset[int]], None] = lambda met: None,
         state: Mapping[str, Any] | None = None,
         first: int = 0,
     ) -> None:
         self._lay, self._count = lay, count
         self._batch_size, self._budget = batch_size, tokens_per_batch
         self._steps, self._seed, self._one_pass = max_steps, seed, one_pass
+        self._judge = judge
         self._next = first
         self._passes: dict[int, int] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="window")
         position = Position(**state["position"]) if state else Position()
         self._before: Counter[str] = Counter(state["before"] if state else {})
+        self._met = frozenset(state["met"] if state else ())
         self._ahead = self._begin(position)
         self._position = position
         self._laid: Laid | None = None
@@ -136,6 +143,8 @@ class StreamedPlan(Sequence[Step]):
         return self._laid
 
     def _enter(self, laid: Laid) -> None:
+        self._met |= laid.met
+        self._judge(self._met)
         self._laid = laid
         self._lengths = lengths_of(laid.examples)
         seed = (self._seed, *self._position.numbers())
@@ -153,4 +162,5 @@ class StreamedPlan(Sequence[Step]):
             "steps": self._done,
             "before": dict(self._before),
             "read": dict(self._before + Counter(laid.counts)),
+            "met": sorted(self._met),
         }

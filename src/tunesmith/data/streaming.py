@@ -3,6 +3,8 @@
     shards ──Stream.window(position)──> Window(records, the position behind it)
 
 A window is so many rows in the order of their shards; behind the last shard the first comes again.
+Rows of one document each that answer one query are one record: a window ends behind the last of
+them, so such rows must stand together.
 From one position always the same window comes, so that a run can be gone on with. Each is checked
 as records of a file are. Nothing is kept from one window to the next.
 """
@@ -17,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from tunesmith.data.columns import lifted
 from tunesmith.data.dataset import Dataset, dataset_of
+from tunesmith.data.labelled import query_of
+from tunesmith.data.records import RankedTexts
 from tunesmith.data.shards import START, Mark, Shard, shards_of
 from tunesmith.data.sources import Raw, Row
 from tunesmith.errors import DataError
@@ -57,6 +62,8 @@ class Window:
     after: Position
 
 
+_OF_QUERIES = ("query", "document", "documents")
+
 _Found = tuple[str, Row, str, Position]
 """A row: its source, itself, where it stands, and the position behind it."""
 
@@ -95,10 +102,26 @@ class Stream:
                 where=self.shards[position.shard].name,
                 fix="Give it some records.",
             )
-        last = next(rows, None) is None
-        after = Position(passes=position.passes + 1) if last else taken[-1][3]
+        following = next(rows, None)
+        while following is not None and self._of_one_record(taken[-1], following):
+            taken.append(following)
+            following = next(rows, None)
+        after = Position(passes=position.passes + 1) if following is None else taken[-1][3]
         by_source = groupby(taken, lambda row: row[0])
         return Window(_joined([self._records(name, list(rows)) for name, rows in by_source]), after)
+
+    def _of_one_record(self, one: _Found, other: _Found) -> bool:
+        """Whether two rows of a source become one record (see `labelled.gather`)."""
+        if self._record_type is not RankedTexts or one[0] != other[0]:
+            return False
+        queries = [query_of(self._renamed(row)) for row in (one[1], other[1])]
+        return queries[0] is not None and queries[0] == queries[1]
+
+    def _renamed(self, row: Row) -> Row:
+        columns = self._options.columns
+        names = {wanted: theirs for wanted, theirs in columns.items() if wanted in _OF_QUERIES}
+        [found] = lifted([row], names.values())
+        return {**found, **{w: found[theirs] for w, theirs in names.items() if theirs in found}}
 
     def _rows(self, position: Position) -> Iterator[_Found]:
         for number in range(position.shard, len(self.shards)):

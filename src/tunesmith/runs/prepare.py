@@ -9,7 +9,7 @@ is checked is what is trained. Nothing is written here but the model cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -160,12 +160,15 @@ def prepare(
         streamed=streamed,
     )
     prepared.warnings += _remarks(prepared)
-    taught = teach(objective, engine, train.examples, console)
+    teacher = teach(objective, engine, console)
     prepared.retention = _retention(prepared, console)
+    if teacher is not None:
+        teacher.check(train.examples, train.data.origins)
+        teacher.check(prepared.retention.replayed)
+        prepared.streamed = streamed and replace(streamed, teacher=teacher)
     _check_whole_steps(prepared)
-    prepared.memory, unfit = fit_memory(
-        recipe.training, engine, prepared.plan(), taught + prepared.retention.nbytes
-    )
+    held = prepared.retention.nbytes + (teacher.nbytes if teacher else 0)
+    prepared.memory, unfit = fit_memory(recipe.training, engine, prepared.plan(), held)
     prepared.warnings += unfit
     return prepared
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tunesmith.objectives.base import Objective
 from tunesmith.quality.targets import trained_tokens
 from tunesmith.recipes.schema import Recipe
 from tunesmith.runs.encoding import encode_some
+from tunesmith.runs.teacher import Teacher
 from tunesmith.tasks.base import Task
 from tunesmith.techniques.base import Technique
 
@@ -37,18 +38,18 @@ class Streamed:
 
     Attributes:
         recipe: what is asked for.
-        tested: what the test records say, by `content_key`.
+        tested: what the test records say, by `content_key`, each with a number.
         held: likewise, with the validation records.
-        found: which test records have come by in the stream so far.
+        teacher: who must be able to read them, where there is one.
     """
 
     stream: Stream
     task: Task
     drop: bool
     recipe: Recipe
-    tested: frozenset[Any]
-    held: frozenset[Any]
-    found: set[Any] = field(default_factory=set)
+    tested: Mapping[str, int]
+    held: frozenset[str]
+    teacher: Teacher | None = None
 
     def plan(
         self,
@@ -72,6 +73,7 @@ class Streamed:
             max_steps=training.max_steps,
             seed=training.seed,
             one_pass=_one_pass(objective, in_backward=training.optimizer_in_backward),
+            judge=self.judge,
             state=state,
             first=first,
         )
@@ -80,14 +82,19 @@ class Streamed:
         """Read, check and encode the window at a position.
 
         Raises:
-            DataError: a record cannot be read, encoded or learnt; or most of the test set has stood
-                among the records so far.
+            DataError: a record cannot be read, encoded or learnt.
+            RecipeError: the teacher cannot read one.
         """
         window = self.stream.window(position)
         examples, lost = encode_some(
             self.task, window.data, range(len(window.data)), drop=self.drop
         )
         seed = self.recipe.training.seed
+        if self.teacher is not None:
+            lost_places = {place for place, _ in lost}
+            kept = [o for place, o in enumerate(window.data.origins) if place not in lost_places]
+            self.teacher.check(examples, kept)
+        leaked = [] if position.passes else self._leaked(window.data)
         return Laid(
             [self.task.seen(example, seed, position.passes) for example in examples],
             window.after,
@@ -97,22 +104,31 @@ class Streamed:
                 "tokens": sum(lengths_of(examples)),
                 "trained_tokens": sum(trained_tokens(example) for example in examples),
                 "dropped": len(window.data.dropped) + len(lost),
-                "leaked": self._leaked(window.data) if not position.passes else 0,
+                "leaked": len(leaked),
             },
+            frozenset(self.tested[key] for key in leaked if key in self.tested),
         )
 
-    def _leaked(self, data: Dataset) -> int:
-        """How many records of a window stand in the test or validation set."""
-        leaked = [key for key in map(content_key, data.records) if key in self.held]
-        self.found.update(key for key in leaked if key in self.tested)
-        if len(self.found) >= WORTHLESS_OVERLAP * len(self.tested):
+    def judge(self, met: frozenset[int]) -> None:
+        """Refuse to go on where a verdict on the test records would say nothing.
+
+        Args:
+            met: the numbers of those that have stood among the streamed records so far.
+
+        Raises:
+            DataError: they are most of the test set.
+        """
+        if len(met) >= WORTHLESS_OVERLAP * len(self.tested):
             raise DataError(
-                f"{len(self.found)} of {len(self.tested)} test records have stood among the"
+                f"{len(met)} of {len(self.tested)} test records have stood among the"
                 " streamed ones so far: a verdict on them would say nothing.",
                 where="data.test",
                 fix="Give test records of their own.",
             )
-        return len(leaked)
+
+    def _leaked(self, data: Dataset) -> list[str]:
+        """What those records of a window say that stand in the test or validation set."""
+        return [key for key in map(content_key, data.records) if key in self.held]
 
     def fingerprint(self) -> str:
         """Return a digest of the names and sizes of all shards."""
@@ -168,10 +184,11 @@ def stream_of(
             where="data.streaming",
             fix="Leave it out, or choose lora, layers or full.",
         )
-    tested, *others = (frozenset(map(content_key, part.records)) for part in held)
+    tested, *others = (dict.fromkeys(map(content_key, part.records)) for part in held)
     stream = Stream(type(task).Record, recipe.data)
     drop = recipe.data.unlearnable == "drop"
-    return Streamed(stream, task, drop, recipe, tested, tested.union(*others))
+    numbered = {key: number for number, key in enumerate(tested)}
+    return Streamed(stream, task, drop, recipe, numbered, frozenset(tested).union(*others))
 
 
 def _one_pass(objective: Objective, *, in_backward: bool) -> str | None:

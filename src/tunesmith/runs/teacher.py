@@ -1,15 +1,17 @@
 """The teacher of an objective that distils one: loaded, checked, and handed to the objective.
 
-    objective.options.teacher ──teach──> its engine, which computes as the student's does
+    objective.options.teacher ──teach──> Teacher; its engine computes as the student's does
 
 A teacher is the result of a run, or a model by name. It must have the student's tokenizer, since it
-reads the student's tokens.
+reads the student's tokens, and room for all that the student learns: new records, replayed ones,
+and those of a stream, window by window.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +26,69 @@ from tunesmith.models.load import load_model, load_result
 from tunesmith.models.model import Model
 from tunesmith.models.resolve import resolve
 from tunesmith.objectives.base import Objective, Taught
+from tunesmith.tasks.parts.pieces import owners
 
 _WHERE = "objective.teacher"
+_SHOWN = 12
+"""Tokens of an example by which it is told from others."""
 
 
-def teach(
-    objective: Objective, student: Engine, examples: Sequence[Encoded], console: Console
-) -> int:
+@dataclass(frozen=True)
+class Teacher:
+    """What a run must know of its teacher.
+
+    Attributes:
+        name: as the recipe says it.
+        context_length: how many tokens of a text it reads.
+        nbytes: that it takes of an accelerator's memory; on a processor they are among those of the
+            process.
+        tokenizer: the student's, which is its own too.
+    """
+
+    name: str
+    context_length: int
+    nbytes: int
+    tokenizer: Any
+
+    def check(self, examples: Sequence[Encoded], origins: Sequence[str] = ()) -> None:
+        """Refuse examples that it cannot read; each of their texts must fit.
+
+        Args:
+            origins: where the records stand that the examples are made of; without them an example
+                is named by how it begins.
+
+        Raises:
+            RecipeError: one is too long; names it.
+        """
+        for place, whole in enumerate(lengths_of(examples)):
+            if whole <= self.context_length:  # of all its texts together
+                continue
+            streams = examples[place].streams.values()
+            longest = max(streams, key=lambda stream: len(stream.ids))
+            if len(longest.ids) > self.context_length:
+                record = origins[owners(examples)[place]] if origins else self._begins(longest.ids)
+                raise _unsuited(
+                    self.name,
+                    f"it reads {self.context_length} tokens, and {record} has {len(longest.ids)}",
+                )
+
+    def _begins(self, ids: Sequence[int]) -> str:
+        shown = self.tokenizer.decode(ids[:_SHOWN], skip_special_tokens=True).strip()
+        return f"an old record, which begins {shown!r},"
+
+
+def teach(objective: Objective, student: Engine, console: Console) -> Teacher | None:
     """Load the objective's teacher, if it has one, and let it learn from it.
-
-    Args:
-        examples: that are learnt.
-
-    Returns:
-        The bytes that the teacher takes of an accelerator's memory; on a processor they are among
-        those of the process.
 
     Raises:
         RecipeError: the teacher does not suit the student; says why.
         ModelError: it cannot be loaded.
     """
     if not isinstance(objective, Taught):
-        return 0
+        return None
     name = objective.options.teacher
     model = _load(name, student, console)
     reason = _other_tokenizer(model, student.model)
-    longest = max(lengths_of(examples))
-    if reason is None and model.anatomy.context_length < longest:
-        reason = f"it reads {model.anatomy.context_length} tokens, the longest record has {longest}"
     if reason is not None:
         raise _unsuited(name, reason)
     model.module.to(student.device)
@@ -61,7 +98,8 @@ def teach(
         raise _unsuited(name, reason)
     objective.learn_from(engine)
     held = sum(parameter.nbytes for parameter in model.module.parameters())
-    return held if student.device.type == "cuda" else 0
+    on_gpu = student.device.type == "cuda"
+    return Teacher(name, model.anatomy.context_length, held if on_gpu else 0, model.tokenizer)
 
 
 def fingerprint(objective: Objective) -> dict[str, str]:
