@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,14 @@ from tests.tiny import tiny_model_folder
 
 from tunesmith import api
 from tunesmith.console import Console
+from tunesmith.data.batch import Encoded
 from tunesmith.errors import DataError, RecipeError
+from tunesmith.models.fingerprint import cache_root
+from tunesmith.models.quantised import Quantised
 from tunesmith.recipes.load import parse_recipe
+from tunesmith.retain.base import Scene
+from tunesmith.retain.replay import Replay
+from tunesmith.runs.old_texts import write_texts
 from tunesmith.runs.prepare import prepare
 from tunesmith.runs.retain import check_replayed
 from tunesmith.runs.run import Run
@@ -194,7 +203,7 @@ def test_check_counts_what_is_replayed_and_holds_a_copy(folder: Path) -> None:
 @pytest.mark.parametrize(("technique", "retain", "reason"), [
     ("repurpose", [{"name": "l2_sp"}], "nothing is forgotten"),
     ("full", [{"name": "l2_sp"}, {"name": "l2_sp"}], "listed twice"),
-    ("full", [{"name": "kl"}], "has a new head"),
+    ("full", [{"name": "kl"}], "says nothing of them"),
 ])  # fmt: skip
 def test_what_cannot_serve_is_refused_before_training(
     technique: str, retain: list[dict[str, Any]], reason: str, folder: Path
@@ -212,3 +221,75 @@ def test_interpolation_needs_a_technique_that_begins_as_its_base(folder: Path) -
 def test_a_file_of_old_texts_that_is_missing_is_named_with_its_place(folder: Path) -> None:
     with pytest.raises(RecipeError, match=r"no file 'olt.jsonl'[\s\S]*old.jsonl"):
         parse_recipe(recipe(folder, {"name": "replay", "data": ["olt.jsonl"]}))
+
+
+def scene_of(folder: Path) -> Scene:
+    given = recipe(folder, technique={"name": "lora", "rank": 2})
+    prepared = prepare(parse_recipe(given), SILENT)
+    return Scene(prepared.engine, prepared.objective)
+
+
+def own_texts(scene: Scene, **options: Any) -> list[Encoded]:
+    made = Replay.Options(**{"generated": 3, "length": 12, **options})
+    return write_texts(made, scene, "the weights", SILENT)
+
+
+def kept_sets() -> int:
+    return len(list((cache_root() / "written").glob("[!.]*")))
+
+
+@pytest.fixture
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_texts_of_a_model_are_another_models_no_more_once_anything_of_it_is_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = scene_of(folder)
+    first = own_texts(scene)
+    assert own_texts(scene) == first
+    assert kept_sets() == 1
+    scene.engine.model.quantised = Quantised("nf4")
+    own_texts(scene)
+    scene.engine.model.quantised = Quantised("nf4", double=False)
+    own_texts(scene)
+    assert kept_sets() == 3
+    monkeypatch.setattr(
+        "tunesmith.runs.old_texts.versions",
+        lambda: {"tunesmith": "0", "torch": "0", "transformers": "0"},
+    )
+    own_texts(scene)
+    assert kept_sets() == 4
+    scene.engine.model.tokenizer = copy.deepcopy(scene.engine.model.tokenizer)
+    scene.engine.model.tokenizer.eos_token = "!"
+    own_texts(scene)
+    assert kept_sets() == 5
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_of_two_that_want_the_same_texts_one_writes_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, calls = scene_of(folder), []
+
+    def slowly(count: int, *given: Any) -> list[list[int]]:
+        calls.append(count)
+        time.sleep(0.3)
+        return [[1, 2, 3]] * count
+
+    monkeypatch.setattr("tunesmith.runs.old_texts._written", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: own_texts(scene), range(2)))
+    assert calls == [3]
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_texts_that_cannot_be_read_are_written_anew(folder: Path) -> None:
+    scene = scene_of(folder)
+    first = own_texts(scene)
+    (file,) = (cache_root() / "written").glob("[!.]*/ids.json")
+    file.write_text("[[1, 2")
+    assert own_texts(scene) == first

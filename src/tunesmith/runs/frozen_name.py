@@ -48,7 +48,7 @@ def depends_on(
         "per": per,
         "pooling": head_pooling(engine.model) if per == "document" else None,
         "weights": weights,
-        "config": _config(engine),
+        "config": config_of(engine),
         "dtype": str(engine.dtype).removeprefix("torch."),
         "kernels": dict(engine.kernels),
         "packed": engine.packed,
@@ -70,8 +70,8 @@ def text_ids(example: Encoded) -> tuple[int, ...]:
     return example.streams["text"].ids
 
 
-def _config(engine: Engine) -> dict[str, Any]:
-    """The body's configuration, without what it does not compute with."""
+def config_of(engine: Engine) -> dict[str, Any]:
+    """Return the body's configuration as JSON data, without what it does not compute with."""
     config: Any = engine.model.body.config
     left_out = {*_OF_CLASSES, *_NOT_COMPUTED_WITH}
     stated = {key: value for key, value in config.to_dict().items() if key not in left_out}

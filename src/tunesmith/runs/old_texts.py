@@ -2,8 +2,9 @@
 
     options, task, engine ──old_texts──> Encoded …
 
-What a model writes is a function of its weights and a seed; it is kept in the user's cache under a
-digest of both, so that `check`, `train` and a resumed run do not wait for it again.
+What a model writes is a function of its weights and their format, of a seed, and of what computes
+it; it is kept in the user's cache under a digest of all of these, so that `check`, `train` and a
+resumed run do not wait for it again. Of two processes that want the same texts one writes them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from tunesmith.console import Console
 from tunesmith.data.batch import Encoded, EncodedStream
@@ -20,14 +25,19 @@ from tunesmith.data.frame import around
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.sampling import Sampling
 from tunesmith.errors import DataError
-from tunesmith.models.atomic import written_aside
+from tunesmith.models.atomic import locked, written_aside
 from tunesmith.models.fingerprint import cache_root
 from tunesmith.retain.base import OldTexts, Scene
+from tunesmith.runs.frozen_name import config_of, name_of
+from tunesmith.runs.hardware import versions
+from tunesmith.runs.roofline import identity
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.language_modeling import LanguageModeling
 
-_FORM = 1
+_FORM = 2
 """Of the files in the cache; another number where they are made in another way."""
+
+_VERSIONS = ("tunesmith", "torch", "transformers")
 
 
 def old_texts(
@@ -58,23 +68,17 @@ def write_texts(
     options: OldTexts, scene: Scene, fingerprint: str, console: Console
 ) -> list[Encoded]:
     """Let the model write texts from nothing but their beginning, and return them as examples."""
-    about = {
-        "form": _FORM,
-        "model": fingerprint,
-        "format": str(scene.engine.dtype),
-        "texts": options.written,
-        "length": options.length,
-        "seed": scene.seed,
-    }
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
-    folder = cache_root() / "written" / digest
-    if not folder.exists():
-        rows = _written(options, scene, console)
-        with written_aside(folder) as aside:
-            (aside / "ids.json").write_text(json.dumps(rows))
-            (aside / "about.json").write_text(json.dumps(about, indent=2) + "\n")
-    begun, ids = json.loads((folder / "ids.json").read_text())
-    return [_example(row, begun) for row in ids]
+    begin, sampling = _beginning(scene.engine), _sampling(options, scene)
+    about = _depends_on(options, scene, fingerprint, begin, sampling)
+    folder = cache_root() / "written" / name_of(about)
+    with locked(folder):
+        rows = _kept(folder)
+        if rows is None:
+            rows = _written(options.written, scene, begin, sampling, console)
+            with written_aside(folder) as aside:
+                (aside / "ids.json").write_text(json.dumps(rows))
+                (aside / "about.json").write_text(json.dumps(about, indent=2) + "\n")
+    return [_example(row, len(begin)) for row in rows]
 
 
 def digest_of(examples: Sequence[Encoded]) -> str:
@@ -86,24 +90,62 @@ def digest_of(examples: Sequence[Encoded]) -> str:
     return digest.hexdigest()
 
 
-def _written(options: OldTexts, scene: Scene, console: Console) -> tuple[int, list[list[int]]]:
-    """Return how many tokens every text begins with, and the ids of each."""
-    engine, begin = scene.engine, _beginning(scene.engine)
-    end = engine.model.tokenizer.eos_token_id
-    room = min(options.length, engine.model.anatomy.context_length) - len(begin)
-    sampling = Sampling(
+def _depends_on(
+    options: OldTexts, scene: Scene, fingerprint: str, begin: Sequence[int], sampling: Sampling
+) -> dict[str, Any]:
+    """All that decides which tokens are drawn, as JSON data.
+
+    What learns is left out: the model is asked as it is before the first step.
+    """
+    engine = scene.engine
+    stored, made_with = engine.model.quantised, versions()
+    return {
+        "form": _FORM,
+        "model": fingerprint,
+        "config": config_of(engine),
+        "stored": None if stored is None else asdict(stored),
+        "dtype": str(engine.dtype).removeprefix("torch."),
+        "kernels": dict(engine.kernels),
+        "machine": identity(torch.device(engine.device.type)),
+        "versions": {name: made_with[name] for name in _VERSIONS},
+        "texts": options.written,
+        "begin": list(begin),
+        "sampling": asdict(sampling),
+    }
+
+
+def _kept(folder: Path) -> list[list[int]] | None:
+    """The texts that lie there; None where none do, or they cannot be read."""
+    try:
+        rows: list[list[int]] = json.loads((folder / "ids.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return rows
+
+
+def _sampling(options: OldTexts, scene: Scene) -> Sampling:
+    model = scene.engine.model
+    end = model.tokenizer.eos_token_id
+    room = min(options.length, model.anatomy.context_length) - len(_beginning(scene.engine))
+    return Sampling(
         max_new_tokens=max(1, room - 1),
         stop_ids=() if end is None else (int(end),),
         temperature=1.0,
         seed=scene.seed,
     )
+
+
+def _written(
+    count: int, scene: Scene, begin: list[int], sampling: Sampling, console: Console
+) -> list[list[int]]:
+    """Let the model write; return the ids of each text, its beginning among them."""
     adapter: Any = "on" if scene.begins_as_base else "off"
-    count = options.written
     with console.progress("the model's own texts", count) as bar:
-        made = engine.generate([begin] * count, sampling, adapter, ended=lambda: bar.advance())
-    ends = [] if end is None else [int(end)]
-    rows = [[*begin, *text.ids, *(ends if text.stopped else [])] for text in made]
-    return len(begin), [row for row in rows if len(row) > len(begin)]
+        made = scene.engine.generate(
+            [begin] * count, sampling, adapter, ended=lambda: bar.advance()
+        )
+    rows = [[*begin, *text.ids, *(sampling.stop_ids if text.stopped else ())] for text in made]
+    return [row for row in rows if len(row) > len(begin)]
 
 
 def _beginning(engine: Engine) -> list[int]:
