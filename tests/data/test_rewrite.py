@@ -107,6 +107,21 @@ def test_questions_go_out_of_their_articles() -> None:
     assert without_questions(rows, {4}) == ({2}, {})
 
 
+def test_what_of_an_article_is_no_question_stays_as_it_is() -> None:
+    rows: list[dict[str, Any]] = [
+        {"title": "bare", "paragraphs": [{"context": "c", "qas": []}]},
+        {"title": "odd", "paragraphs": "none"},
+        {"title": "mixed", "paragraphs": [{"context": "c", "qas": []},
+                                          {"context": "d", "qas": ["?", {"id": 1}, {"id": 2}]}]},
+    ]  # fmt: skip
+    _, origins = questions_of(rows, ["a", "b", "c"])
+    assert origins == ["b", "c#1", "c#2"]
+    gone, changed = without_questions(rows, {2})
+    assert gone == set()
+    kept = [{"context": "c", "qas": []}, {"context": "d", "qas": [{"id": 1}]}]
+    assert changed == {2: {"title": "mixed", "paragraphs": kept}}
+
+
 @given(
     st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=8),
     st.sets(st.integers(0, 7)),

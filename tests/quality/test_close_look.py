@@ -10,7 +10,14 @@ from cleanlab.filter import find_label_issues
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.records import Answer, Conversation, LabelledText, Message, QuestionedText
+from tunesmith.data.records import (
+    Answer,
+    Conversation,
+    LabelledText,
+    Message,
+    QuestionedText,
+    TextPair,
+)
 from tunesmith.models.logistic import Samples
 from tunesmith.quality.answers import find_boilerplate, find_refusals
 from tunesmith.quality.conflicts import find_conflicts
@@ -123,6 +130,23 @@ def test_labels_and_answers_in_a_text_conflict_as_well() -> None:
         QuestionedText(text="Ada wrote.", question="Who?", answers=[]),
     ]
     assert find_conflicts(asked) == [[0, 1]]
+
+
+def test_pairs_conflict_by_what_is_asked_of_them() -> None:
+    written = [
+        TextPair(source="Save as  draft", target="Als Entwurf speichern"),
+        TextPair(source="save as draft", target="Als Entwurf sichern"),
+        TextPair(source="Close", target="Schließen"),
+        TextPair(source="Close", target="Schließen"),
+        TextPair(source="Shut", target="Schließen"),
+    ]
+    assert find_conflicts(written) == [[0, 1]]
+    labelled = [
+        LabelledText(text="A cat sits.", other="It sleeps.", label="same"),
+        LabelledText(text="A cat sits.", other="it  sleeps.", label="other"),
+        LabelledText(text="A cat sits.", other="It runs.", label="other"),
+    ]
+    assert find_conflicts(labelled) == [[0, 1]]
 
 
 def test_a_vector_far_from_all_others_is_the_farthest_outlier() -> None:

@@ -50,6 +50,31 @@ def test_near_duplicates_are_paired_with_their_similarity() -> None:
     assert found.exact == []
 
 
+def test_a_chain_of_texts_ends_where_one_is_no_longer_like_what_stays() -> None:
+    a = " ".join(f"w{n}" for n in range(40))
+    b = a.replace("w35 w36 w37 w38 w39", "o1 o2 o3 o4 o5")
+    c = b.replace("w1 w2 w3 w4 w5 ", "v1 v2 v3 v4 v5 ")
+    alike = Signatures([a, b, c])
+    assert alike.jaccard(0, 1) >= 0.7
+    assert alike.jaccard(1, 2) >= 0.7 > alike.jaccard(0, 2)
+    found = find_duplicates(documents(a, b, c))
+    assert [(pair.first, pair.second) for pair in found.near] == [(0, 1)]
+
+
+def test_every_near_duplicate_is_like_one_that_is_none() -> None:
+    chooses = random.Random(3)
+    words = [f"w{n}" for n in range(60)]
+    texts = [" ".join(words[n % 20 : n % 20 + 30 + chooses.randrange(8)]) for n in range(80)]
+    found = find_duplicates(documents(*texts))
+    firsts = [p for p in range(80) if not any(p in g[1:] for g in found.exact)]
+    gone = {pair.second for pair in found.near}
+    assert gone
+    assert not gone & {pair.first for pair in found.near}
+    assert all(pair.first < pair.second for pair in found.near)
+    alike, stay = Signatures(texts), [place for place in firsts if place not in gone]
+    assert all(alike.jaccard(a, b) < 0.9 for a in stay for b in stay if a < b)
+
+
 def test_one_text_under_two_labels_is_a_contradiction() -> None:
     found = find_duplicates(labelled(("a", "x"), ("A", "y"), ("b", "x"), ("b", "x")))
     assert found.contradictions == [[0, 1]]

@@ -109,6 +109,56 @@ def test_columns_of_other_names_are_those_that_are_changed(here: Path) -> None:
     assert read(here / "new.jsonl")[0] == {"body": "mail [EMAIL] 0", "stars": 0, "who": "a@b.org"}
 
 
+def test_columns_within_columns_are_changed_there(here: Path) -> None:
+    rows = [
+        {"text": {"en": f"mail x{n}@engines.org", "fr": f"y{n}@engines.org", "id": "a@b.org"}}
+        for n in range(3)
+    ]
+    write(here / "train.jsonl", rows)
+    recipe = "model: none\ntask: seq2seq\n"
+    recipe += "data: {train: train.jsonl, columns: {source: text.en, target: text.fr}}\n"
+    (here / "recipe.yaml").write_text(recipe)
+    clean("recipe.yaml", "new.jsonl", change=["personal"])
+    changed = {"en": "mail [EMAIL]", "fr": "[EMAIL]", "id": "a@b.org"}
+    assert read(here / "new.jsonl") == [{"text": changed}] * 3
+
+
+def test_of_a_chain_of_records_that_are_alike_those_stay_that_are_like_none_that_stays(
+    here: Path,
+) -> None:
+    a = " ".join(f"w{n}" for n in range(40))
+    b = a.replace("w35 w36 w37 w38 w39", "o1 o2 o3 o4 o5")
+    c = b.replace("w1 w2 w3 w4 w5 ", "v1 v2 v3 v4 v5 ")
+    rows = [{"text": text} for text in (a, b, b.upper(), c)]
+    write(here / "train.jsonl", rows)
+    found = clean("train.jsonl", "new.jsonl", drop=["near_duplicate"])
+    assert read(here / "new.jsonl") == [rows[0], rows[3]]
+    assert found.dropped == {"near_duplicate": 2}
+
+
+def test_a_record_stays_where_the_one_that_it_repeats_goes_for_another_reason(here: Path) -> None:
+    plain = " ".join(f"w{n}" for n in range(40))
+    rows = [{"text": f"{plain} Ask ada@engines.org"}, {"text": f"{plain} Ask Ada"}]
+    write(here / "train.jsonl", rows)
+    found = clean("train.jsonl", "new.jsonl", drop=["near_duplicate", "personal"])
+    assert read(here / "new.jsonl") == rows[1:]
+    assert found.dropped == {"personal": 1}
+
+
+def test_as_many_questions_as_articles_are_not_taken_for_them(here: Path) -> None:
+    def article(name: str, *asked: str) -> dict[str, Any]:
+        answers = [{"text": "Ada", "answer_start": 0}]
+        qas = [{"id": f"{name}{n}", "question": q, "answers": answers} for n, q in enumerate(asked)]
+        return {"title": name, "paragraphs": [{"context": f"Ada wrote {name}.", "qas": qas}]}
+
+    articles = [article("a", "Who?", "who?"), article("b")]
+    (here / "squad.json").write_text(json.dumps({"version": "1.1", "data": articles}))
+    found = clean("squad.json", "new.json")
+    left = json.loads((here / "new.json").read_text())
+    assert left == {"version": "1.1", "data": [article("a", "Who?"), article("b")]}
+    assert found.dropped == {"duplicate": 1}
+
+
 @pytest.fixture
 def labels(here: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sixty labelled rows in a table, one of them labelled wrong, and vectors that tell."""

@@ -12,7 +12,7 @@ from tests.tiny import tiny_model_folder
 from tunesmith import api
 from tunesmith.console import Console
 from tunesmith.data.dataset import Dataset
-from tunesmith.data.records import Conversation, Document, LabelledText, Message
+from tunesmith.data.records import Conversation, Document, LabelledText, Message, TextPair
 from tunesmith.errors import InputError
 from tunesmith.quality.findings import KINDS
 from tunesmith.runs.deep import DeepCheck, look
@@ -82,6 +82,27 @@ def test_answers_are_judged_and_what_the_user_says_is_not(encoder: str) -> None:
     kinds = by_kind(look({"train": dataset(records)}, encoder, QUIET))
     assert kinds["refusal"] == ["train.jsonl:6"]
     assert kinds["conflict"] == ["train.jsonl:7", "train.jsonl:8"]
+
+
+def test_targets_are_judged_as_answers_are_unless_their_source_says_it(encoder: str) -> None:
+    def pair(source: str, target: str) -> TextPair:
+        return TextPair(source=source, target=target)
+
+    records = [pair(f"Say what {i} is.", f"It is a number, and its name is {i}.") for i in range(4)]
+    records += [pair("Say why.", "I'm sorry, but as an AI I cannot say.")]
+    records += [pair("Lo siento, pero no puedo.", "I'm sorry, but I cannot.")]
+    records += [pair("Say what 1 is.", "One.")]
+    found = look({"train": dataset(records)}, encoder, QUIET)
+    assert by_kind(found)["refusal"] == ["train.jsonl:5"]
+    assert by_kind(found)["conflict"] == ["train.jsonl:2", "train.jsonl:7"]
+    assert {look.kind: look.records for look in found.looks}["refusal"] == 7
+
+
+def test_the_language_of_a_pair_is_that_of_its_target(encoder: str) -> None:
+    said = "Der Mann ging am Abend langsam durch den Wald zurück nach Hause, Nummer"
+    written = "The man walked slowly home through the forest in the evening, number"
+    records = [TextPair(source=f"{said} {i}. {said}", target=f"{written} {i}") for i in range(12)]
+    assert look({"train": dataset(records)}, encoder, QUIET).languages == {"en": 12}
 
 
 def test_labels_of_train_and_test_are_judged_together(encoder: str, monkeypatch) -> None:

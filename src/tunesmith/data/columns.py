@@ -7,7 +7,7 @@ Rows go in and come out; what they mean is not known here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tunesmith.errors import DataError, suggest
@@ -65,3 +65,11 @@ def lifted(rows: Sequence[Row], names: Iterable[str]) -> list[dict[str, Any]]:
         outers = {name.partition(".")[0] for name in taken}
         found.append({n: v for n, v in row.items() if n not in outers} | taken)
     return found
+
+
+def replaced(row: Row, name: str, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return a row whose field of that name, or `outer.inner`, is changed; as it is without it."""
+    outer, _, inner = name.partition(".")
+    if isinstance(row.get(outer), Mapping) and inner in row[outer]:
+        return {**row, outer: {**row[outer], inner: change(row[outer][inner])}}
+    return {**row, name: change(row[name])} if name in row else dict(row)

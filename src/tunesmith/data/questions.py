@@ -9,6 +9,7 @@ text (`is_impossible`). What is wrong is a `RowError` that names the field.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,34 +24,44 @@ def questions_of(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Return a row for each question of articles that hold paragraphs; other rows as they are.
 
-    The origin of a question is that of its article and its own `id` (or number).
+    The origin of a question is that of its article and its own `id` (its number, where it has none
+    or shares it with another).
     """
     found: list[dict[str, Any]] = []
     places: list[str] = []
     for row, origin in zip(rows, origins, strict=True):
-        questions = _questions(row)
-        found += [row] if questions is None else questions
-        places += (
-            [origin]
-            if questions is None
-            else [f"{origin}#{q.get('id', n)}" for n, q in enumerate(questions, start=1)]
-        )
+        paragraphs = paragraphs_of(row)
+        if paragraphs is None:
+            found.append(row)
+            places.append(origin)
+            continue
+        beside = {name: value for name, value in row.items() if name != "paragraphs"}
+        questions = [
+            {**beside, "context": part.get("context"), **question}
+            for part in paragraphs
+            for question in asked_in(part)
+        ]
+        found += questions
+        names = Counter(str(question.get("id")) for question in questions)
+        for number, question in enumerate(questions, start=1):
+            name = str(question.get("id"))
+            places.append(f"{origin}#{name if names[name] == 1 and 'id' in question else number}")
     return found, places
 
 
-def _questions(row: Row) -> list[dict[str, Any]] | None:
+def paragraphs_of(row: Row) -> list[Row] | None:
+    """Return the paragraphs of an article with questions on them; None of any other row."""
     paragraphs = row.get("paragraphs")
     if not isinstance(paragraphs, list) or not all(
         isinstance(part, Mapping) and isinstance(part.get("qas"), list) for part in paragraphs
     ):
         return None
-    beside = {name: value for name, value in row.items() if name != "paragraphs"}
-    return [
-        {**beside, "context": part.get("context"), **question}
-        for part in paragraphs
-        for question in part["qas"]
-        if isinstance(question, Mapping)
-    ]
+    return paragraphs
+
+
+def asked_in(paragraph: Row) -> list[Row]:
+    """Return the questions of a paragraph, each of which becomes a row."""
+    return [question for question in paragraph["qas"] if isinstance(question, Mapping)]
 
 
 def read_question_row(row: Row) -> QuestionedText:

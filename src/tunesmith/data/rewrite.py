@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.conll import sentences
+from tunesmith.data.questions import asked_in, paragraphs_of
 from tunesmith.data.sources import TEXT_SUFFIXES
 from tunesmith.errors import DataError, RunError
 
@@ -272,21 +273,24 @@ def without_questions(
     changed: dict[int, dict[str, Any]] = {}
     number = 0
     for place, row in enumerate(rows):
-        paragraphs = row.get("paragraphs")
-        if not isinstance(paragraphs, list):
+        paragraphs = paragraphs_of(row)
+        if paragraphs is None:
             gone |= {place} if number in dropped else set()
             number += 1
             continue
-        kept = []
-        before = number
+        kept, lost = [], False
         for paragraph in paragraphs:
-            numbers = range(number, number + len(paragraph["qas"]))
+            asked = asked_in(paragraph)
+            numbers = range(number, number + len(asked))
             number = numbers.stop
-            asked = [q for n, q in zip(numbers, paragraph["qas"], strict=True) if n not in dropped]
-            if asked:
-                kept.append({**paragraph, "qas": asked})
-        if not kept:
-            gone.add(place)
-        elif any(n in dropped for n in range(before, number)):
+            staying = [q for n, q in zip(numbers, asked, strict=True) if n not in dropped]
+            lost |= len(staying) < len(asked)
+            if len(staying) == len(asked):
+                kept.append(paragraph)
+            elif staying:
+                kept.append({**paragraph, "qas": staying})
+        if lost and any(map(asked_in, kept)):
             changed[place] = {**row, "paragraphs": kept}
+        elif lost:
+            gone.add(place)
     return gone, changed

@@ -1,4 +1,4 @@
-"""Finds one prompt, or one text, that is answered differently in different records.
+"""Finds one prompt, text or source that is answered differently in different records.
 
     records ──find_conflicts──> groups of places
 
@@ -13,7 +13,13 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from tunesmith.data.records import Conversation, QuestionedText, TaggedText, content_key
+from tunesmith.data.records import (
+    Conversation,
+    QuestionedText,
+    TaggedText,
+    TextPair,
+    content_key,
+)
 
 
 def find_conflicts(records: Sequence[BaseModel]) -> list[list[int]]:
@@ -34,6 +40,8 @@ def asked_key(record: BaseModel) -> str:
         if not record.prompt:
             return content_key(record)
         return content_key(Conversation.model_construct(messages=record.prompt))
+    if isinstance(record, TextPair):
+        return " ".join(record.source.casefold().split())
     return content_key(record)
 
 
@@ -41,6 +49,8 @@ def answer_of(record: BaseModel) -> str:
     """Return what is to be learnt of a record, as one text; nothing where its text is all."""
     if isinstance(record, Conversation):
         return " ".join(record.answer.split())
+    if isinstance(record, TextPair):
+        return " ".join(record.target.split())
     if isinstance(record, QuestionedText):
         return " | ".join(sorted({answer.text for answer in record.answers})) or "no answer"
     if isinstance(record, TaggedText):

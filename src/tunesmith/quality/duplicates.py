@@ -9,9 +9,8 @@ text under two labels is found, and named as a contradiction. What to do about t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from pydantic import BaseModel
 
@@ -27,6 +26,8 @@ from tunesmith.quality.similarity import Signatures
 
 THRESHOLD = 0.7
 """Similarity from which on two texts are nearly the same."""
+_COMPARED = 8
+"""How many of a bucket each text in it is compared with, the last ones that are alike none."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class Duplicates:
 
     Attributes:
         exact: groups of places of equal records, each of two or more.
-        near: pairs of different records that are alike, the most alike first; of several that are
-            all alike, enough pairs to join them.
+        near: records that are alike an earlier one (`second`, `first`), the most alike first. What
+            is alike an earlier one is named as nobody's `first`: where every `second` goes, each
+            has its like among those that stay.
         contradictions: those groups of `exact` whose records have different labels.
     """
 
@@ -72,21 +74,29 @@ def find_duplicates(records: Sequence[BaseModel], threshold: float = THRESHOLD) 
     firsts = [group[0] for group in places.values()]
     signatures = Signatures([text_of(records[i]) for i in firsts])
     near = [
-        Pair(firsts[a], firsts[b], similarity)
-        for a, b in sorted(_neighbours(signatures.candidates()))
-        if (similarity := signatures.jaccard(a, b)) >= threshold
+        Pair(firsts[pair.first], firsts[pair.second], pair.similarity)
+        for pair in _alike(signatures, threshold)
     ]
     near.sort(key=lambda pair: (-pair.similarity, pair.first, pair.second))
     return Duplicates(exact, near, [group for group in exact if _contradicts(records, group)])
 
 
-def _neighbours(buckets: Iterable[Sequence[int]]) -> set[tuple[int, int]]:
-    """Return pairs to compare: each of a bucket with its first and with the one before it."""
-    pairs: set[tuple[int, int]] = set()
-    for bucket in buckets:
-        pairs.update((bucket[0], i) for i in bucket[1:])
-        pairs.update(pairwise(bucket))
-    return pairs
+def _alike(signatures: Signatures, threshold: float) -> Iterator[Pair]:
+    """Pair each text that is alike an earlier one, which is alike none, with the most alike."""
+    buckets_of: dict[int, list[list[int]]] = defaultdict(list)
+    for bucket in signatures.candidates():
+        apart: list[int] = []  # those of the bucket that are alike none before them
+        for place in bucket:
+            buckets_of[place].append(apart)
+    for place in sorted(buckets_of):
+        earlier = {other for apart in buckets_of[place] for other in apart[-_COMPARED:]}
+        found = [Pair(other, place, signatures.jaccard(other, place)) for other in sorted(earlier)]
+        nearest = max(found, key=lambda pair: pair.similarity, default=None)
+        if nearest is not None and nearest.similarity >= threshold:
+            yield nearest
+            continue
+        for apart in buckets_of[place]:
+            apart.append(place)
 
 
 def _contradicts(records: Sequence[BaseModel], group: Sequence[int]) -> bool:

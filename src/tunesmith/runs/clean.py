@@ -13,12 +13,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tunesmith
 from tunesmith.console import Console
+from tunesmith.data.columns import replaced
 from tunesmith.data.dataset import Dataset
 from tunesmith.data.rewrite import new_place, refuse_existing, without_questions, write_again
 from tunesmith.errors import DataError, InputError, suggest
@@ -47,6 +48,7 @@ CHANGEABLE = {
 BY_DEFAULT = ("duplicate", "leak", EMPTY)
 """What is dropped where nothing is named: what is certain."""
 SURE = 0.7
+_REPEATED = ("duplicate", "near_duplicate")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def clean(
     check_target(sources, target)
     check_changes(sources, change)
     held = load(asked.against, asked) if asked.against else None
-    findings, remarks = _find({*drop, *change}, sources, held, sure, encoder, console)
+    everything = _joined(sources)
+    findings, remarks = _find({*drop, *change}, everything, held, sure, encoder, console)
+    findings += _repeated(everything, drop, findings)
     if asked.against == [] and "leak" in drop:
         remarks.append("No test records were given: leaks were not looked for.")
     _decide(sources, findings, drop, change)
@@ -146,17 +150,17 @@ def _beside(target: Path) -> Path:
 
 def _find(
     kinds: set[str],
-    sources: Sequence[Source],
+    data: Dataset,
     held: Dataset | None,
     sure: float,
     encoder: str,
     console: Console,
 ) -> tuple[list[Finding], list[str]]:
-    """Look for what is to be acted upon, in the records of all sources, one after the other."""
-    everything = Records({"train": _joined(sources)})
+    """Look for what is to be acted upon, but for what is said again."""
+    everything = Records({"train": data})
     found: list[Finding] = []
     remarks: list[str] = []
-    for kind in sorted(kinds & set(CHEAP) - {"leak"}):
+    for kind in sorted(kinds & set(CHEAP) - {"leak", *_REPEATED}):
         found += CHEAP[kind](everything)[0]
     if "leak" in kinds and held is not None:
         found += _leaks(everything, held)
@@ -172,6 +176,19 @@ def _find(
         if "outlier" in kinds:
             found += outliers(everything, vectors_ND)[0]
     return found, remarks
+
+
+def _repeated(data: Dataset, drop: Sequence[str], found: Sequence[Finding]) -> list[Finding]:
+    """Find what is said again among the records that stay, so that one that says it is left."""
+    going = {one.place for one in found if one.kind in drop}
+    staying = [place for place in range(len(data)) if place not in going]
+    left = Records({"train": data.take(staying)})
+    return [
+        replace(one, place=staying[one.place])
+        for kind in _REPEATED
+        if kind in drop
+        for one in CHEAP[kind](left)[0]
+    ]
 
 
 def _joined(sources: Sequence[Source]) -> Dataset:
@@ -219,18 +236,12 @@ def _decide(
 
 def _changed(one: Source, row: dict[str, Any], found: Finding) -> dict[str, Any]:
     columns = one.fields
-    within = next((name for name in columns.values() if name not in row and "." in name), None)
-    if within is not None:
-        raise DataError(
-            f"The column {within!r} lies within another, where nothing can be changed.",
-            where=one.origins[0],
-            fix="Drop such records instead, or give the field a column of its own.",
-        )
     if found.kind == "wrong_label":
-        name = columns["label"]
-        return {**row, name: _like(row[name], found.suggestion or "")}
-    texts = {name for wanted, name in columns.items() if wanted not in ("label", "labels", "id")}
-    return {name: redact_all(value)[0] if name in texts else value for name, value in row.items()}
+        return replaced(row, columns["label"], lambda old: _like(old, found.suggestion or ""))
+    for wanted, name in columns.items():
+        if wanted not in ("label", "labels", "id"):
+            row = replaced(row, name, lambda old: redact_all(old)[0])
+    return row
 
 
 def _like(old: Any, label: str) -> Any:

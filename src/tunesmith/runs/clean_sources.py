@@ -16,7 +16,7 @@ from typing import Any
 
 from tunesmith.data.dataset import Dataset, load_dataset
 from tunesmith.data.formats import FORMATS, Format
-from tunesmith.data.questions import questions_of
+from tunesmith.data.questions import paragraphs_of, questions_of
 from tunesmith.data.records import LabelledText, QuestionedText, TaggedText
 from tunesmith.data.rewrite import refuse_change
 from tunesmith.data.sources import read_source
@@ -30,7 +30,11 @@ _RECIPES = (".yaml", ".yml")
 
 @dataclass
 class Source:
-    """A source of records: its rows, the row of each record, and what becomes of them."""
+    """A source of records: its rows, the row of each record, and what becomes of them.
+
+    `nested` are its rows as they stand in the file, where they are articles that hold questions;
+    `rows` are then the questions.
+    """
 
     path: Path
     data: Dataset
@@ -120,7 +124,7 @@ def read(spec: str, asked: Asked) -> Source:
             where=spec,
             fix="Write one record a row.",
         )
-    nested = raw.rows if len(rows) != len(raw.rows) else None
+    nested = raw.rows if any(paragraphs_of(row) is not None for row in raw.rows) else None
     return Source(path, data, rows, places, origins, nested, asked.columns)
 
 

@@ -18,6 +18,7 @@ from tunesmith.data.dataset import Dataset
 from tunesmith.data.records import (
     Conversation,
     LabelledText,
+    TextPair,
     content_key,
     labels_of,
     text_of,
@@ -103,13 +104,16 @@ class Records:
 
     @cached_property
     def learnt_texts(self) -> list[str]:
-        """Of a conversation all that the assistant says; else the text of a record."""
-        return [
-            "\n\n".join(turn.content for turn in record.messages if turn.role == "assistant")
-            if isinstance(record, Conversation)
-            else text
-            for record, text in zip(self.records, self.texts, strict=True)
-        ]
+        """Of a conversation all that the assistant says, of a pair the target; else the text."""
+        return [_learnt(*each) for each in zip(self.records, self.texts, strict=True)]
+
+
+def _learnt(record: Any, text: str) -> str:
+    if isinstance(record, TextPair):
+        return record.target
+    if not isinstance(record, Conversation):
+        return text
+    return "\n\n".join(turn.content for turn in record.messages if turn.role == "assistant")
 
 
 Findings = list[Finding]
@@ -208,12 +212,18 @@ def _duplicates(everything: Records) -> tuple[Findings, Looked]:
 
 def _near_duplicates(everything: Records) -> tuple[Findings, Looked]:
     places = everything.of("train")
-    best: dict[int, Finding] = {}
-    for pair in everything.repeated.near:
-        first, second = sorted((places[pair.first], places[pair.second]))
-        reason = f"{pair.similarity:.0%} the same as {everything.origins[first]}"
-        best.setdefault(second, Finding("near_duplicate", second, reason, pair.similarity))
-    return list(best.values()), Looked("near_duplicate", len(places))
+    copies = {group[0]: group for group in everything.repeated.exact}
+    findings = [
+        Finding(
+            "near_duplicate",
+            places[place],
+            f"{pair.similarity:.0%} the same as {everything.origins[places[pair.first]]}",
+            pair.similarity,
+        )
+        for pair in everything.repeated.near
+        for place in copies.get(pair.second, [pair.second])
+    ]
+    return findings, Looked("near_duplicate", len(places))
 
 
 def _leaks(everything: Records) -> tuple[Findings, Looked]:
@@ -276,13 +286,21 @@ def _lengths(everything: Records) -> tuple[Findings, Looked]:
 
 
 def _refusals(everything: Records) -> tuple[Findings, Looked]:
-    answered = [p for p, r in enumerate(everything.records) if isinstance(r, Conversation)]
-    texts = everything.learnt_texts
+    records, texts = everything.records, everything.learnt_texts
+    answered = [p for p, r in enumerate(records) if isinstance(r, Conversation | TextPair)]
     found = find_refusals([texts[place] for place in answered])
+    findings = [
+        Finding("refusal", answered[place], reason)
+        for place, reason in found
+        if not _passes_on(records[answered[place]])
+    ]
     remark = "" if answered else "records have no written answers"
-    return [Finding("refusal", answered[place], reason) for place, reason in found], Looked(
-        "refusal", len(answered), remark
-    )
+    return findings, Looked("refusal", len(answered), remark)
+
+
+def _passes_on(record: Any) -> bool:
+    """Whether a target may refuse because its source does: it is translated, or summed up."""
+    return isinstance(record, TextPair) and bool(find_refusals([record.source]))
 
 
 def _boilerplate(everything: Records) -> tuple[Findings, Looked]:
