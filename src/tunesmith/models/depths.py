@@ -16,7 +16,11 @@ from tunesmith.models.model import Model
 
 
 def depths(model: Model) -> dict[str, int]:
-    """Return how many layers lie above each part of the model, by the beginning of its names."""
+    """Return how many layers lie above each part of the model, by the beginning of its names.
+
+    What lies below the layers of a stack (embeddings, positions, their norms) is one deeper than
+    the lowest of them. An encoder lies below its decoder.
+    """
     anatomy = model.anatomy
     count = len(anatomy.layers)
     depths = {f"{layer.name}.": count - place for place, layer in enumerate(anatomy.layers)}
@@ -25,7 +29,10 @@ def depths(model: Model) -> dict[str, int]:
     )
     if anatomy.output is not None and not anatomy.tied:
         depths[f"{anatomy.output}."] = 0
-    # All else of the body lies below the layers: embeddings, positions, their norms.
+    if anatomy.decoder is not None:
+        written = sum(layer.name.startswith(f"{anatomy.decoder}.") for layer in anatomy.layers)
+        depths |= dict.fromkeys((f"{name}." for name in anatomy.encoder_norms), written)
+        depths[f"{anatomy.decoder}."] = written + 1
     depths[f"{anatomy.body}." if anatomy.body else ""] = count + 1
     return depths
 

@@ -196,8 +196,10 @@ def _cost_of_pairs(module: nn.Module, anatomy: Anatomy) -> Cost:
     token = source = read = written = across = 0.0
     reading_learns = below
     for number, layer in enumerate(anatomy.layers):
-        below = below or _learns(module.get_submodule(layer.name).parameters())
         encodes = layer.name.startswith(f"{anatomy.encoder}.")
+        if not encodes:
+            below = below or _learns(_parameters(module, anatomy.encoder_norms))
+        below = below or _learns(module.get_submodule(layer.name).parameters())
         reading_learns = below if encodes else reading_learns
         of_source: set[str] = set()
         for name, attention in zip(
@@ -261,7 +263,8 @@ def _experts(block: nn.Module, text: Any) -> Iterator[_Map]:
 
 def _foot(module: nn.Module, anatomy: Anatomy) -> Iterator[nn.Parameter]:
     """Parameters below the first layer: embeddings and what belongs to them."""
-    above = [layer.name for layer in anatomy.layers] + [*anatomy.final_norms, *_tops(anatomy)]
+    above = [layer.name for layer in anatomy.layers] + _tops(anatomy)
+    above += [*anatomy.encoder_norms, *anatomy.final_norms]
     for name, parameter in module.named_parameters():
         if _within(name, [anatomy.embeddings]) or not _within(name, above):
             yield parameter

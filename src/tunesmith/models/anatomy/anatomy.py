@@ -47,6 +47,7 @@ class Anatomy:
         pooler: the submodule that makes one vector of a document, or None.
         hidden_size: elements of the hidden state that the body gives for a token.
         vocab_size, context_length: sizes in tokens.
+        position_norms: those of a table of positions that every layer reads (DeBERTa).
         encoder, decoder: the two stacks of an encoder-decoder; None in other models.
         can_pack: whether documents laid end to end stay separate; *probed* at load, never assumed.
     """
@@ -64,6 +65,7 @@ class Anatomy:
     hidden_size: int
     vocab_size: int
     context_length: int
+    position_norms: tuple[str, ...] = ()
     encoder: str | None = None
     decoder: str | None = None
     can_pack: bool = field(default=False)
@@ -71,13 +73,24 @@ class Anatomy:
     @property
     def final_norms(self) -> tuple[str, ...]:
         """The norms behind the last layer: outside the layers, not among the embeddings."""
-        holder = self.layers[-1].name.rsplit(".", 2)[0]
+        return self._norms_behind(self.layers[-1])
+
+    @property
+    def encoder_norms(self) -> tuple[str, ...]:
+        """Likewise those behind the encoder's last layer, below the decoder; none in others."""
+        read = [layer for layer in self.layers if layer.name.startswith(f"{self.encoder}.")]
+        found = self._norms_behind(read[-1]) if self.encoder and read else ()
+        return tuple(norm for norm in found if norm.startswith(f"{self.encoder}."))
+
+    def _norms_behind(self, layer: Layer) -> tuple[str, ...]:
+        holder = layer.name.rsplit(".", 2)[0]
         within = tuple(f"{layer.name}." for layer in self.layers)
         return tuple(
             norm
             for norm in self.norms
             if not norm.startswith(within)
             and "embed" not in norm.removeprefix(self.body)
+            and norm not in self.position_norms
             and holder.startswith(norm.rpartition(".")[0])
         )
 

@@ -65,7 +65,9 @@ def positions_of(module: nn.Module) -> Positions:
     )
 
 
-_RELATIVE = ("relative_attention_bias", "rel_embeddings")
+POSITION_TABLE = "rel_embeddings"
+"""The name of a table of relative positions that all layers read (DeBERTa)."""
+_RELATIVE = ("relative_attention_bias", POSITION_TABLE)
 
 
 def learned_table(module: nn.Module) -> nn.Embedding | None:

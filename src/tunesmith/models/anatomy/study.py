@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import ModelError
 from tunesmith.models.anatomy.anatomy import Anatomy, Layer
+from tunesmith.models.anatomy.positions import POSITION_TABLE
 from tunesmith.models.heads import FeatureModel, head_of
 from tunesmith.models.kinds import ENCODER_DECODER, kind_of
 
@@ -63,6 +64,7 @@ def study(module: nn.Module) -> Anatomy:
         hidden_size=getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size,
         vocab_size=embedding.weight.shape[0],
         context_length=_context_length(text_config, module),
+        position_norms=_position_norms(module),
         encoder=encoder,
         decoder=decoder,
     )
@@ -156,6 +158,17 @@ def _attentions(layer: nn.Module) -> list[str]:
 def _is_norm(part: nn.Module) -> bool:
     is_leaf = not any(True for _ in part.children())
     return isinstance(part, nn.LayerNorm) or (is_leaf and "Norm" in type(part).__name__)
+
+
+def _position_norms(module: nn.Module) -> tuple[str, ...]:
+    """The norms of a part that itself holds a table of relative positions for all its layers."""
+    return tuple(
+        f"{name}.{inner}" if name else inner
+        for name, part in module.named_modules()
+        if POSITION_TABLE in dict(part.named_children())
+        for inner, child in part.named_children()
+        if _is_norm(child)
+    )
 
 
 def _head(module: nn.Module, body: str, output: str | None) -> tuple[str, ...]:
