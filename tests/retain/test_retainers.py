@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from tests.tiny import tiny_model
 from torch.nn.functional import kl_div, log_softmax
 
-from tunesmith.data.batch import Encoded, EncodedStream, collate
+from tunesmith.data.batch import NO_CLASS, Encoded, EncodedStream, collate
 from tunesmith.engine.anchor import Anchor
 from tunesmith.engine.engine import Engine
 from tunesmith.models.seeded import seeded
 from tunesmith.objectives.base import TokenStates
+from tunesmith.objectives.masked_likelihood import MaskedLikelihood
 from tunesmith.objectives.token_likelihood import TokenLikelihood
 from tunesmith.registry import RETAINERS, TECHNIQUES
 from tunesmith.retain.base import Scene
@@ -87,6 +90,42 @@ def test_kl_equals_the_formula_on_all_logits(technique):
     assert shares["kl_to_base"] == pytest.approx(0.3 * float(kl.detach()), rel=1e-3)
     for name, found in ours.items():
         torch.testing.assert_close(found, theirs[name], rtol=2e-3, atol=2e-5)
+
+
+def hidden_words(count=4):
+    rows = [tuple(range(10 + i, 18 + 2 * i)) for i in range(count)]
+    return [
+        Encoded({"text": EncodedStream(
+            (4, 1, *ids[1:], 5), classes=(NO_CLASS, ids[0], *[NO_CLASS] * len(ids))
+        )})
+        for ids in rows
+    ]  # fmt: skip
+
+
+def test_kl_holds_what_is_said_of_hidden_words_to_what_the_base_says():
+    scene, _ = scene_of("full", "bert", "masked_lm")
+    scene = Scene(scene.engine, MaskedLikelihood())
+    member = retainer("kl", weight=0.3)
+    assert member.refuses(scene) is None
+    member.begin(scene)
+    scene.objective.further = (member.further(),)
+    batch = collate(hidden_words())
+    rows = batch.text.learnt()[0]
+
+    def said():
+        starts = batch.text.cu_seqlens.tolist()
+        ids = [batch.text.ids_T[a:b][None] for a, b in pairwise(starts)]
+        return torch.cat([scene.engine.model.module(input_ids=one).logits[0] for one in ids])[rows]
+
+    with torch.no_grad():
+        base = log_softmax(said(), -1)
+    moved(scene)
+    counts = scene.objective.all_counts(batch)
+    assert counts["kl_to_base"] == len(rows) == 4
+    shares, _ = scene.engine.forward_backward(batch, scene.objective, counts)
+    with torch.no_grad():
+        kl = kl_div(log_softmax(said(), -1), base, log_target=True, reduction="sum") / 4
+    assert shares["kl_to_base"] == pytest.approx(0.3 * float(kl), rel=1e-3)
 
 
 def test_kl_leaves_what_learns_as_it_is():
@@ -280,7 +319,7 @@ def test_an_anchor_puts_the_first_values_in_place_for_a_while():
 
 
 @pytest.mark.parametrize(("name", "reason"), [
-    ("kl", "a new head"), ("ewc", "with a new head"), ("replay", "writes no text"),
+    ("kl", "says nothing of them"), ("ewc", "with a new head"), ("replay", "writes no text"),
 ])  # fmt: skip
 def test_what_cannot_be_held_on_to_with_a_new_head_is_refused(name, reason):
     scene, _ = scene_of("full", "bert", "classification", ("a", "b"))

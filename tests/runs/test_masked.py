@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,16 @@ def test_a_frozen_layer_is_not_kept_as_every_epoch_sees_other_tokens(
     )  # fmt: skip
     frozen = json.loads((run.path / "record.json").read_text())["frozen"]
     assert frozen["refused"] == "every epoch sees other tokens"
+
+
+@pytest.mark.parametrize("name", ["kl", "ewc", "replay"])
+def test_what_it_knew_can_be_held_on_to(name: str, recipe: dict[str, Any], tmp_path: Path) -> None:
+    old = {} if name == "kl" else {"data": [str(tmp_path / "old.jsonl")]}
+    rows = [json.dumps({"text": f"Once {row['text']}"}) + "\n" for row in TEXTS]
+    (tmp_path / "old.jsonl").write_text("".join(rows))
+    recipe["retain"] = [{"name": name, **old}]
+    run = train(recipe, runs_dir=tmp_path, name=name, console=SILENT)
+    terms = [json.loads(line)["terms"] for line in run.folder.events.read_text().splitlines()]
+    held = {"kl": "kl_to_base", "ewc": "ewc"}.get(name)
+    assert all(isfinite(sum(step.values())) for step in terms)
+    assert held is None or terms[-1][held] > 0

@@ -54,9 +54,14 @@ class Scene:
         return self.engine.model.head == "causal_lm"
 
     @property
+    def fills_in(self) -> bool:
+        """Whether the model says which token stood where one was hidden."""
+        return self.engine.model.head == "masked_lm"
+
+    @property
     def names_tokens(self) -> bool:
-        """Whether the model says which token comes next, of a text or of a target."""
-        return self.engine.model.head in ("causal_lm", "seq2seq_lm")
+        """Whether the model says which token comes next, or which one was hidden."""
+        return self.fills_in or self.engine.model.head in ("causal_lm", "seq2seq_lm")
 
 
 class Retainer(ABC):

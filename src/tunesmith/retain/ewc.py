@@ -73,9 +73,10 @@ class Ewc(Retainer):
 
         from tunesmith.data.batch import collate
         from tunesmith.models.seeded import seeded
+        from tunesmith.objectives.masked_likelihood import MaskedLikelihood
         from tunesmith.objectives.token_likelihood import TokenLikelihood
 
-        objective = TokenLikelihood()
+        objective = MaskedLikelihood() if scene.fills_in else TokenLikelihood()
         parameters = scene.engine.optimizer.parameters
         sums = {
             name: torch.zeros(p.shape, dtype=torch.float32, device=p.device)

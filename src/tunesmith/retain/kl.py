@@ -56,8 +56,8 @@ class Kl(Retainer):
         """Only a model that says something of tokens before and after can be held to it."""
         if not scene.names_tokens:
             return (
-                "it holds on to what the base says of the next token, and this model has a new "
-                "head; choose l2_sp, replay with `data`, or interpolate"
+                "it holds on to what the base says of tokens, and with this task the model says "
+                "nothing of them; choose l2_sp, replay with `data`, or interpolate"
             )
         return None
 
