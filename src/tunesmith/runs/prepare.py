@@ -167,8 +167,8 @@ def prepare(
         teacher.check(prepared.retention.replayed)
         prepared.streamed = streamed and replace(streamed, teacher=teacher)
     _check_whole_steps(prepared)
-    held = prepared.retention.nbytes + (teacher.nbytes if teacher else 0)
-    prepared.memory, unfit = fit_memory(recipe.training, engine, prepared.plan(), held)
+    beside = prepared.retention.nbytes + (teacher.nbytes if teacher else 0)
+    prepared.memory, unfit = fit_memory(recipe.training, engine, prepared.plan(), beside)
     prepared.warnings += unfit
     return prepared
 
