@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+import transformers
 from tests.tiny import ENCODER_DECODERS, tiny_model
 
 from tunesmith.data.batch import Encoded, EncodedStream, collate
@@ -13,6 +16,7 @@ from tunesmith.engine.checkpointing import Checkpointed
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.generation_stock import STOCK, StockGenerator
 from tunesmith.engine.sampling import Sampling
+from tunesmith.models.anatomy import study
 from tunesmith.objectives.base import TokenLogProbs
 from tunesmith.objectives.token_likelihood import TokenLikelihood
 from tunesmith.techniques.base import ParameterGroup
@@ -80,11 +84,14 @@ def assert_equal(found, expected) -> None:
         assert difference <= TOLERANCE * max(float(gradient.norm()), 1e-2), name
 
 
+@pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
-def test_loss_and_gradients_equal_those_of_transformers_labels(family):
+def test_loss_and_gradients_equal_those_of_transformers_labels(family, packing):
     model, examples = tiny_model(family, "seq2seq_lm"), pairs(family)
     expected = reference(model, examples)
-    assert_equal(learn(engine_for(model), [examples]), expected)
+    engine = engine_for(model, packing=packing)
+    assert engine.packed is packing
+    assert_equal(learn(engine, [examples]), expected)
 
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
@@ -95,18 +102,20 @@ def test_micro_batches_add_up_to_one_batch(family):
     assert_equal(learn(engine, [examples[:1], examples[1:]]), whole)
 
 
+@pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
-def test_checkpointed_layers_give_the_same_gradients(family):
+def test_checkpointed_layers_give_the_same_gradients(family, packing):
     model, examples = tiny_model(family, "seq2seq_lm"), pairs(family)
-    engine = engine_for(model)
+    engine = engine_for(model, packing=packing)
     whole = learn(engine, [examples])
     assert len(engine.checkpoints.layers) == 4
     engine.checkpoints.choose(Checkpointed(4))
     assert_equal(learn(engine, [examples]), whole)
 
 
+@pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
-def test_adapters_in_both_stacks_learn_as_in_transformers(family):
+def test_adapters_in_both_stacks_learn_as_in_transformers(family, packing):
     model, examples = tiny_model(family, "seq2seq_lm"), pairs(family)
     torch.manual_seed(0)
     Lora(Lora.Options(rank=2)).prepare(model)
@@ -117,7 +126,7 @@ def test_adapters_in_both_stacks_learn_as_in_transformers(family):
     expected = reference(model, examples)
     adapted = {name.split(".lora_")[0] for name in expected[1]}
     assert adapted == {name for layer in model.anatomy.layers for name in layer.linears}
-    assert_equal(learn(engine_for(model), [examples]), expected)
+    assert_equal(learn(engine_for(model, packing=packing), [examples]), expected)
 
 
 def test_log_probabilities_are_those_of_the_whole_model():
@@ -138,9 +147,57 @@ def test_evaluation_counts_the_padding_of_both_streams():
         assert rows <= 60 or len(batch) == 1
 
 
-def test_what_is_computed_counts_the_padding_of_both_streams():
-    model, examples = tiny_model("t5", "seq2seq_lm"), pairs("t5")
-    assert Engine(model).computed_rows(collate(examples)) == 4 * 14 + 4 * 13
+def test_what_is_computed_has_no_padding_unless_pairs_are_padded():
+    model, batch = tiny_model("t5", "seq2seq_lm"), collate(pairs("t5"))
+    tokens = sum(stream.ids_T.numel() for stream in batch.streams.values())
+    assert Engine(model).computed_rows(batch) == tokens
+    assert Engine(model, packing=False).computed_rows(batch) == 4 * 14 + 4 * 13
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_nothing_is_left_on_the_model_by_a_packed_pass(family):
+    model, examples = tiny_model(family, "seq2seq_lm"), pairs(family)
+    engine_for(model)
+    stock = reference(model, examples)
+    learn(engine_for(model), [examples])
+    assert not any(module._forward_pre_hooks for module in model.module.modules())
+    assert_equal(reference(model, examples), stock)
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_a_pair_learns_the_same_whatever_stands_beside_it(family):
+    model, examples = tiny_model(family, "seq2seq_lm"), pairs(family)
+    engine = engine_for(model)
+    alone = [engine.forward(collate([example]), TokenLogProbs).logprobs_N for example in examples]
+    together = engine.forward(collate(examples[::-1]), TokenLogProbs).logprobs_N
+    assert torch.allclose(together, torch.cat(alone[::-1]), atol=1e-5)
+
+
+def test_stacks_that_count_positions_otherwise_are_padded():
+    config = transformers.M2M100Config(
+        vocab_size=100, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, pad_token_id=1,
+        max_position_embeddings=64, dropout=0.0, encoder_layerdrop=0.0, decoder_layerdrop=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = tiny_model("bart", "seq2seq_lm")
+    module = transformers.M2M100ForConditionalGeneration(config)
+    model = replace(model, module=module, anatomy=study(module))
+    assert Engine(model).packed is False
+
+
+def test_dropout_falls_on_packed_pairs_as_often_as_on_padded_ones():
+    """Over many draws, the mean loss under dropout is that of padded batches."""
+    model, examples = tiny_model("t5", "seq2seq_lm", dropout_rate=0.3), pairs("t5")
+    losses = {}
+    for packing in (True, False):
+        torch.manual_seed(0)
+        engine = engine_for(model, packing=packing)
+        drawn = torch.tensor([learn(engine, [examples])[0] for _ in range(200)])
+        losses[packing] = drawn
+    spread = (losses[True].var() / 200 + losses[False].var() / 200).sqrt()
+    assert losses[True].std() > 0
+    assert abs(losses[True].mean() - losses[False].mean()) < 4 * spread
 
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)

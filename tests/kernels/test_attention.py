@@ -272,3 +272,27 @@ def test_a_shared_beginning_is_refused_where_attention_looks_ahead() -> None:
     ends = boundaries([3, 2])
     with pytest.raises(ValueError, match="look ahead"):
         document_spans(Rows(ends, ends, torch.arange(5)), causal=False)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=1, max_size=6),
+    heads=st.sampled_from([(2, 2), (4, 2)]),
+)
+def test_a_target_reads_all_of_its_own_source_and_nothing_else(
+    lengths: list[tuple[int, int]], heads: tuple[int, int]
+) -> None:
+    targets, sources = [n for n, _ in lengths], [n for _, n in lengths]
+    q = inputs(*heads, sum(targets), 16, torch.float64)[0]
+    k, v = inputs(*heads, sum(sources), 16, torch.float64)[1:]
+    rows = Rows(boundaries(sources), boundaries(targets), keys_S=None)
+    found = packed_attention(q, k, v, document_spans(rows, causal=False))
+    alone = [
+        torch.nn.functional.scaled_dot_product_attention(*part, enable_gqa=True)
+        for part in zip(
+            *(x.split(n, 2) for x, n in ((q, targets), (k, sources), (v, sources))), strict=True
+        )
+    ]
+    expected = torch.cat(alone, 2)
+    for ours, theirs in zip(all_of(found, [q, k, v]), all_of(expected, [q, k, v]), strict=True):
+        assert distance(ours, theirs) < 1e-9

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from tunesmith.engine.packed_pairs import pairs_again
 from tunesmith.engine.packing import row_again
 from tunesmith.models.model import Model
 from tunesmith.models.quantised import stored_tensors
@@ -166,7 +167,7 @@ class _Twice:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self._stock(*args, **kwargs)
-        again = row_again(self._whole)
+        again = pairs_again() or row_again(self._whole)
         with self._waiting(args):
             return checkpoint(
                 self._stock,

@@ -151,7 +151,7 @@ class Engine:
     def computed_rows(self, batch: Batch) -> int:
         """Return how many rows of the body a training pass over this batch computes."""
         if batch.source is not None:
-            return pair_rows(batch.source, batch.text)
+            return pair_rows(batch.source, batch.text, packed=self.packed)
         share = not self._drops
         return computed_rows(batch.whole, self.layout, packed=self.packed, share=share)
 
@@ -300,7 +300,7 @@ class Engine:
     def _run(self, batch: Batch) -> Tensor:
         """Return the last hidden state of every token of all texts; of a pair, of the target's."""
         if batch.source is not None:
-            return run_pair(self.model, batch.source, batch.text)
+            return run_pair(self.model, batch.source, batch.text, packed=self.packed)
         return self._hidden(batch.whole)
 
     def _hidden(self, stream: Stream) -> Tensor:

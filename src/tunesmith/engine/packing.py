@@ -203,7 +203,7 @@ def _attend(
     `[1, T, H, K]` out."""
     unknown = [name for name in _CHANGES_SCORES if options.get(name) is not None]
     if attention_mask is not None or unknown:
-        raise _NotPackableError(f"its attention uses {unknown or ['a mask of its own']}")
+        raise NotPackableError(f"its attention uses {unknown or ['a mask of its own']}")
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", True))
     out = packed_attention(
@@ -221,7 +221,7 @@ _CHANGES_SCORES = ("softcap", "position_bias", "s_aux", "head_mask")
 AttentionInterface.register(PACKED, _attend)
 
 
-class _NotPackableError(Exception):
+class NotPackableError(Exception):
     """The architecture asks of attention what the packed form does not do."""
 
 
@@ -267,7 +267,7 @@ def _packs(
     try:
         forwards = _documents(model, [short, long], layout, packed=True)
         backwards = _documents(model, [long, short], layout, packed=True)
-    except (_NotPackableError, TypeError):  # code of its own that cannot do without a mask
+    except (NotPackableError, TypeError):  # code of its own that cannot do without a mask
         return False
     return same_hidden(forwards, alone) and same_hidden(backwards, alone[::-1])
 

@@ -3,10 +3,10 @@
     source ──encoder──> memory ─┐
     target ─────────────────────┴──decoder──> hidden_TD of the target's tokens
 
-Both streams are padded on the right, one row a pair: T5's positions are a bias on the attention
-scores, and the stacks of BART's kin count positions by column, so that neither takes documents
-laid end to end. The target's first token is the one that the decoder starts with, and targets are
-shifted as in any other stream. The stacks are called apart, as the stock model calls them.
+Packed where that is right (`packed_pairs.py`), else padded on the right, one row a pair. The
+target's first token is the one that the decoder starts with, and targets are shifted as in any
+other stream. The stacks are called apart, as the stock model calls them. Whether a model keeps
+pairs apart is probed, as it is for single texts.
 
 Shapes: N pairs, S longest source, L longest target, T tokens of all targets, D model.
 """
@@ -17,13 +17,22 @@ import torch
 from torch import Tensor
 
 from tunesmith.data.batch import Encoded, EncodedStream, Stream, collate
-from tunesmith.engine.packing import Layout, made_up_ids, pad, same_hidden
+from tunesmith.engine.packed_pairs import run_packed
+from tunesmith.engine.packing import Layout, NotPackableError, made_up_ids, pad, same_hidden
 from tunesmith.errors import ModelError
 from tunesmith.models.model import Model
 
+Pair = tuple[list[int], list[int]]
 
-def run_pair(model: Model, source: Stream, target: Stream) -> Tensor:
-    """Return the decoder's last hidden state of every token of the targets, `hidden_TD`."""
+
+def run_pair(model: Model, source: Stream, target: Stream, *, packed: bool) -> Tensor:
+    """Return the decoder's last hidden state of every token of the targets, `hidden_TD`.
+
+    Args:
+        packed: lay the texts end to end, which the probe must have allowed; otherwise pad them.
+    """
+    if packed:
+        return run_packed(model, source, target)
     read_NS, source_NS = pad(source)
     written_NL, target_NL = pad(target)
     encoder = model.module.get_submodule(model.anatomy.encoder or "")
@@ -39,16 +48,18 @@ def run_pair(model: Model, source: Stream, target: Stream) -> Tensor:
     return hidden_NLD[written_NL]
 
 
-def pair_rows(source: Stream, target: Stream) -> int:
+def pair_rows(source: Stream, target: Stream, *, packed: bool) -> int:
     """Return how many rows the two stacks compute together, padding included."""
+    if packed:
+        return sum(sum(stream.lengths) for stream in (source, target))
     return sum(len(stream.lengths) * max(stream.lengths) for stream in (source, target))
 
 
 def probe_pairs(model: Model) -> Layout:
-    """Find out whether pairs can be padded: each must come out as it does alone.
+    """Find out whether pairs can be padded and packed: each must come out as it does alone.
 
     Raises:
-        ModelError: they come out otherwise.
+        ModelError: they come out otherwise when they are padded.
     """
     short, long = made_up_ids(model, 5, seed=1), made_up_ids(model, 9, seed=2)
     pairs = [(short, long), (long, short)]
@@ -56,8 +67,9 @@ def probe_pairs(model: Model) -> Layout:
     model.module.eval()
     try:
         with torch.no_grad():
-            alone = [_run(model, [pair]) for pair in pairs]
-            together = _run(model, pairs)
+            alone = [_run(model, [pair], packed=False) for pair in pairs]
+            together = _run(model, pairs, packed=False)
+            can_pack = not model.virtual and _packs(model, pairs, alone)
     finally:
         model.module.train(was_training)
     if not same_hidden([together], [torch.cat(alone)]):
@@ -67,13 +79,22 @@ def probe_pairs(model: Model) -> Layout:
             where=model.source.name,
             fix="Choose a model of another family: `tunesmith models list`.",
         )
-    return Layout(can_pack=False, can_share=False, first_position=None, takes_cache=True)
+    return Layout(can_pack=can_pack, can_share=False, first_position=None, takes_cache=True)
 
 
-def _run(model: Model, pairs: list[tuple[list[int], list[int]]]) -> Tensor:
+def _packs(model: Model, pairs: list[Pair], alone: list[Tensor]) -> bool:
+    try:
+        forwards = _run(model, pairs, packed=True)
+        backwards = _run(model, pairs[::-1], packed=True)
+    except (NotPackableError, TypeError):  # stacks that do not take what they would be handed
+        return False
+    return same_hidden([forwards, backwards], [torch.cat(alone), torch.cat(alone[::-1])])
+
+
+def _run(model: Model, pairs: list[Pair], *, packed: bool) -> Tensor:
     examples = [
         Encoded({"source": EncodedStream(tuple(source)), "target": EncodedStream(tuple(target))})
         for source, target in pairs
     ]
     batch = collate(examples).to(next(model.module.parameters()).device)
-    return run_pair(model, batch.streams["source"], batch.streams["target"])
+    return run_pair(model, batch.streams["source"], batch.streams["target"], packed=packed)

@@ -41,17 +41,21 @@ class Block:
 
 @dataclass(frozen=True)
 class Rows:
-    """Documents that have beginnings in common, of which each is computed once.
+    """Documents whose queries and keys are not the same rows.
+
+    Either they have beginnings in common, of which each is computed once; or they read another row,
+    as the target of a pair reads its source: then every query sees all keys of its document.
 
     Attributes:
         cu_seqlens: where each document begins in the row of S keys, and the end.
         cu_own: where its own rows begin among the T that are computed; they are its last ones.
-        keys_S: for each key the computed row whose key and value it has.
+        keys_S: for each key the computed row whose key and value it has; None where keys are given
+            as a row of their own.
     """
 
     cu_seqlens: Tensor
     cu_own: Tensor
-    keys_S: Tensor
+    keys_S: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Spans:
     Attributes:
         cu_seqlens: where the keys of each document begin, and the end.
         cu_own: where its queries begin; the same, unless beginnings are shared.
-        keys_S: the computed row of each key; None where every token is its own.
+        keys_S: the computed row of each key; None where the keys that come are the row.
         low_T, high_T: bounds of the keys that query t sees: `low <= key < high` (int32).
         blocks: every query once, in order.
         segments: runs of blocks `[first, last)` that share no keys with any other.
@@ -113,7 +117,8 @@ def document_spans(
 
     Args:
         row: where each document begins, and the end: N + 1 whole numbers from 0 to T; or the
-            documents with the beginnings that they share, where attention is causal.
+            documents with the beginnings that they share, where attention is causal, or with the
+            keys of another row, where it is not.
         causal: each query sees the keys up to its own place.
         window: how many keys back a query sees, itself included (sliding-window attention); for
             attention in both directions, how far to either side.
@@ -123,7 +128,7 @@ def document_spans(
         ValueError: beginnings are shared, and attention looks ahead.
     """
     rows = row if isinstance(row, Rows) else None
-    if rows is not None and not causal:
+    if rows is not None and rows.keys_S is not None and not causal:
         raise ValueError("what comes after a shared beginning differs, so nothing may look ahead")
     cu_seqlens, cu_own = (rows.cu_seqlens, rows.cu_own) if rows else (row, row)
     assert isinstance(cu_seqlens, Tensor)

@@ -1,0 +1,63 @@
+"""Attention with a bias by place equals the formula on each document alone."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tunesmith.kernels.biased import biased_attention
+from tunesmith.kernels.spans import document_spans
+
+
+def boundaries(lengths: list[int]) -> Tensor:
+    return torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+
+
+def made_up(rows: int, longest: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+    shapes = [(1, 3, rows, 8)] * 3 + [(1, 3, longest, longest)]
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in shapes
+    ]
+
+
+def plain(parts: list[Tensor], lengths: list[int], causal: bool) -> Tensor:
+    """The formula, scores in full, document by document."""
+    q, k, v, bias = parts
+    outputs = []
+    for first, last in pairwise(boundaries(lengths).tolist()):
+        size = last - first
+        scores = q[:, :, first:last] @ k[:, :, first:last].mT * 0.5 + bias[..., :size, :size]
+        ahead = torch.ones(size, size, dtype=torch.bool).triu(1) & causal
+        outputs.append(scores.masked_fill(ahead, -torch.inf).softmax(-1) @ v[:, :, first:last])
+    return torch.cat(outputs, 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6), causal=st.booleans())
+def test_outputs_and_gradients_are_those_of_each_document_alone(
+    lengths: list[int], causal: bool
+) -> None:
+    parts = made_up(sum(lengths), max(lengths) + 2)
+    spans = document_spans(boundaries(lengths), causal=causal)
+    found = biased_attention(*parts[:3], spans, parts[3], scale=0.5)
+    expected = plain(parts, lengths, causal)
+    slope = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
+    assert torch.allclose(found, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad((found * slope).sum(), parts),
+        torch.autograd.grad((expected * slope).sum(), parts),
+        strict=True,
+    ):
+        assert torch.allclose(ours, theirs)
+
+
+def test_a_window_is_refused() -> None:
+    parts = made_up(5, 5)
+    spans = document_spans(boundaries([5]), causal=True, window=2)
+    with pytest.raises(ValueError, match="see all of themselves"):
+        biased_attention(*parts[:3], spans, parts[3])
