@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from tests.acceptance.jobs import ANSWERS, CLASSES, TAGGED, TEXTS, lines, recipe
 
-from tunesmith.cli.contracts import ErrorDocument
+from tunesmith.cli.contracts.document import ErrorDocument
 
 BROKEN_UTF8 = lines(ANSWERS[:3]).encode() + b'{"prompt": "caf\xe9", "completion": "x"}\n'
 BROKEN_JSON = lines(ANSWERS[:16]) + '{"prompt": "a", "completion": }\n' + lines(ANSWERS[17:])

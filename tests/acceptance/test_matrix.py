@@ -41,14 +41,10 @@ from tests.tiny import ENCODER_DECODERS, ENCODERS, LAYERS, tiny_config
 from torch import Tensor
 from transformers.models.auto import modeling_auto
 
-from tunesmith.cli.contracts import (
-    ChatDocument,
-    CheckDocument,
-    EvaluateDocument,
-    PredictDocument,
-    ReportDocument,
-    TrainDocument,
-)
+from tunesmith.cli.contracts.answers import ChatDocument, PredictDocument
+from tunesmith.cli.contracts.check import CheckDocument
+from tunesmith.cli.contracts.files import ReportDocument
+from tunesmith.cli.contracts.outcome import EvaluateDocument, TrainDocument
 from tunesmith.registry import TASKS, TECHNIQUES
 
 FAMILIES = ("llama", "gpt2", "bert")

@@ -14,7 +14,7 @@ import pytest
 from tests.tiny import LAYERS, tiny_model_folder
 from transformers import AutoTokenizer, ResNetConfig
 
-from tunesmith.cli.contracts import InspectDocument
+from tunesmith.cli.contracts.inspect import InspectDocument
 
 Command = Callable[..., Any]
 

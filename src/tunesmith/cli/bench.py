@@ -9,7 +9,7 @@ import typer
 from tunesmith.cli.output import Json, output
 
 if TYPE_CHECKING:
-    from tunesmith.cli.contracts import DeviceDetails
+    from tunesmith.cli.contracts.hardware import DeviceDetails
     from tunesmith.console import Console
 
 app = typer.Typer(help="Measure this machine.")
@@ -39,7 +39,7 @@ def hardware(as_json: Json = False) -> None:
     """
     with output(as_json) as out:
         from tunesmith import api
-        from tunesmith.cli.contracts import DeviceDetails, HardwareDocument
+        from tunesmith.cli.contracts.hardware import DeviceDetails, HardwareDocument
 
         measured = api.measure_hardware(console=out.console)
         devices = [

@@ -54,7 +54,7 @@ def chat(
     who: tuple[Who, ...] = ("base", "tuned") if compare else ("base",) if base else ("tuned",)
     with output(as_json) as out:
         from tunesmith import api
-        from tunesmith.cli.contracts import ChatDocument, TurnDetails
+        from tunesmith.cli.contracts.answers import ChatDocument, TurnDetails
 
         opened = api.open_run(run, runs_dir=runs_dir)
         conversation = _Conversation(opened, who, system, temperature)

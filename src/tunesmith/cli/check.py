@@ -12,7 +12,12 @@ from tunesmith.cli.deep import describe_deep
 from tunesmith.cli.output import Json, Output, Overrides, output
 
 if TYPE_CHECKING:
-    from tunesmith.cli.contracts import CheckDocument, PartDetails, RecordDetails, ShownDetails
+    from tunesmith.cli.contracts.check import (
+        CheckDocument,
+        PartDetails,
+        RecordDetails,
+        ShownDetails,
+    )
     from tunesmith.console import Console
 
 _LISTED = 5
@@ -66,7 +71,7 @@ def check(
     """
     with output(as_json) as out:
         from tunesmith import api
-        from tunesmith.cli.contracts import CheckDocument
+        from tunesmith.cli.contracts.check import CheckDocument
 
         result = api.check(
             recipe,

@@ -10,7 +10,7 @@ import typer
 from tunesmith.cli.output import Json, Overrides, output
 
 if TYPE_CHECKING:
-    from tunesmith.cli.contracts import CleanDocument
+    from tunesmith.cli.contracts.clean import CleanDocument
     from tunesmith.console import Console
 
 
@@ -84,7 +84,7 @@ def clean(
     """
     with output(as_json) as out_:
         from tunesmith import api
-        from tunesmith.cli.contracts import CleanDocument
+        from tunesmith.cli.contracts.clean import CleanDocument
 
         result = api.clean(
             source,

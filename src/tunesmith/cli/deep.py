@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunesmith.cli.contracts_quality import DeepDetails
+    from tunesmith.cli.contracts.check import DeepDetails
     from tunesmith.console import Console
 
 _LISTED = 5

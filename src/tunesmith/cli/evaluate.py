@@ -32,7 +32,7 @@ def evaluate(
     """
     with output(as_json) as out:
         from tunesmith import api
-        from tunesmith.cli.contracts import EvaluateDocument
+        from tunesmith.cli.contracts.outcome import EvaluateDocument
 
         opened = api.open_run(run, runs_dir=runs_dir)
         evaluation = api.evaluate(opened, data, console=out.console)

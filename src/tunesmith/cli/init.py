@@ -55,7 +55,7 @@ def init(
       tunesmith init prose --task language_modeling --model Qwen/Qwen3-0.6B
     """
     with output(as_json) as out:
-        from tunesmith.cli.contracts import InitDocument
+        from tunesmith.cli.contracts.files import InitDocument
 
         made = write_starter(directory, task, model or _default_model(task))
         recipe = shlex.quote(str(directory / "recipe.yaml"))

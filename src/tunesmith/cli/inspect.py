@@ -64,7 +64,7 @@ def inspect(
     """
     with output(as_json) as out:
         from tunesmith import api
-        from tunesmith.cli.contracts import InspectDocument
+        from tunesmith.cli.contracts.inspect import InspectDocument
 
         found = api.inspect(model, task=task, data=data or (), console=out.console)
         out.emit(InspectDocument.model_validate(found))

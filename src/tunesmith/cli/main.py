@@ -162,7 +162,7 @@ def _fail(failed: failure.Failure, arguments: Sequence[str]) -> int:
 
 
 def _print_document(failed: failure.Failure) -> None:
-    from tunesmith.cli.contracts import ErrorDetails, ErrorDocument
+    from tunesmith.cli.contracts.document import ErrorDetails, ErrorDocument
 
     document = ErrorDocument(
         error=ErrorDetails(what=failed.what, where=failed.where, fix=failed.fix),

@@ -10,7 +10,7 @@ from tunesmith.cli.output import Json, output
 from tunesmith.errors import ModelError
 
 if TYPE_CHECKING:
-    from tunesmith.cli.contracts import ModelDetails, PlaceDocument
+    from tunesmith.cli.contracts.models import ModelDetails, PlaceDocument
     from tunesmith.models.resolve import Listed, Resolved
 
 app = typer.Typer()
@@ -52,7 +52,7 @@ def list_(as_json: Json = False) -> None:
     Any folder, .gguf file or hub id works as well. What is not known is shown as unknown.
     """
     with output(as_json) as out:
-        from tunesmith.cli.contracts import ModelsDocument
+        from tunesmith.cli.contracts.models import ModelsDocument
         from tunesmith.evidence.figures import many
         from tunesmith.models.resolve import list_models
 
@@ -114,7 +114,7 @@ def where(name: Name, as_json: Json = False) -> None:
 
 
 def _details(item: Listed) -> ModelDetails:
-    from tunesmith.cli.contracts import ModelDetails
+    from tunesmith.cli.contracts.models import ModelDetails
 
     entry = item.entry
     return ModelDetails(
@@ -131,7 +131,7 @@ def _details(item: Listed) -> ModelDetails:
 
 
 def _place(name: str, found: Resolved) -> PlaceDocument:
-    from tunesmith.cli.contracts import PlaceDocument
+    from tunesmith.cli.contracts.models import PlaceDocument
 
     return PlaceDocument(
         name=name,

@@ -18,7 +18,7 @@ import typer
 from tunesmith.console import Console, stdout_line
 
 if TYPE_CHECKING:
-    from tunesmith.cli.contracts import Document
+    from tunesmith.cli.contracts.document import Document
 
 _WIDE = 160
 

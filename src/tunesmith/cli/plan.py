@@ -9,7 +9,7 @@ import typer
 from tunesmith.cli.output import Json, Output, Overrides, output
 
 if TYPE_CHECKING:
-    from tunesmith.cli.contracts import DevicePlanDetails, PlanDocument, TechniquePlanDetails
+    from tunesmith.cli.contracts.plan import DevicePlanDetails, PlanDocument, TechniquePlanDetails
 
 _PARTS = ("process", "weights", "gradients", "optimizer", "activations", "temporary")
 
@@ -41,7 +41,7 @@ def plan(
     """
     with output(as_json) as out:
         from tunesmith import api
-        from tunesmith.cli.contracts import PlanDocument
+        from tunesmith.cli.contracts.plan import PlanDocument
 
         found = api.plan_training(
             recipe, overrides=overrides or (), techniques=technique or (), console=out.console

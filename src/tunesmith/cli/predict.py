@@ -58,7 +58,7 @@ def predict(
         inputs: list[Any] = list(texts or []) if file is None else read_inputs(file)
 
         from tunesmith import api
-        from tunesmith.cli.contracts import (
+        from tunesmith.cli.contracts.answers import (
             PredictDocument,
             PredictionDetails,
             RankedDetails,

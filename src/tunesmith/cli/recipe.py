@@ -25,7 +25,7 @@ def schema(as_json: Json = False) -> None:
       # yaml-language-server: $schema=recipe.schema.json
     """
     with output(as_json) as out:
-        from tunesmith.cli.contracts import RecipeSchemaDocument
+        from tunesmith.cli.contracts.files import RecipeSchemaDocument
         from tunesmith.recipes.json_schema import recipe_schema
 
         made = recipe_schema()
@@ -47,7 +47,7 @@ def show(
       tunesmith recipe show recipe.yaml --set technique.rank=8
     """
     with output(as_json) as out:
-        from tunesmith.cli.contracts import RecipeDocument
+        from tunesmith.cli.contracts.files import RecipeDocument
         from tunesmith.recipes.load import load_recipe
 
         loaded = load_recipe(recipe, overrides or ())

@@ -26,7 +26,7 @@ def report(
     """
     with output(as_json) as out:
         from tunesmith import api
-        from tunesmith.cli.contracts import ReportDocument
+        from tunesmith.cli.contracts.files import ReportDocument
         from tunesmith.evidence.report import write_report
 
         opened = api.open_run(run, runs_dir=runs_dir)

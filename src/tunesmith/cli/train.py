@@ -58,7 +58,7 @@ def train(
         raise typer.BadParameter("A resumed run keeps its options.", param_hint="--set")
     with output(as_json) as out:
         from tunesmith import api
-        from tunesmith.cli.contracts import TrainDocument
+        from tunesmith.cli.contracts.outcome import TrainDocument
 
         if resume is None:
             assert recipe is not None  # one of the two was given
