@@ -24,6 +24,19 @@ def test_the_library_is_built_once_and_found_again(
     assert built.stat().st_mtime_ns == before
 
 
+def test_a_header_that_changed_is_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path))
+    source, header = tmp_path / "number.c", tmp_path / "number.h"
+    source.write_text('#include "number.h"\nlong number(void) { return NUMBER; }\n')
+    said = []
+    for number in (3, 4):
+        header.write_text(f"#define NUMBER {number}\n")
+        said.append(native.built(source).library.number())
+    assert said == [3, 4]
+
+
 def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(native.shutil, "which", lambda name: None)

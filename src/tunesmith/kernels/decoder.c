@@ -16,6 +16,8 @@
 #include <immintrin.h>
 #endif
 
+#include "exponential.h"
+
 typedef int64_t size;
 
 /* Rows and outputs of a tile: as many running sums as the processor has registers for. */
@@ -279,28 +281,6 @@ static void adapted(const struct linear *l, const float *x, size x_stride, size 
 void decoder_product(const struct linear *l, const float *x, size inputs, float *y, size n) {
 #pragma omp parallel
     product(l, x, inputs, inputs, 0, 0, y, l->outputs, n);
-}
-
-/* exp(x), relative error below 2e-7, inlined so that loops vectorise (as in native.c). */
-static inline float exponential(float x) {
-    float n = floorf(x * 1.44269504f + 0.5f);
-    n = n < -127.0f ? -127.0f : n;
-    n = n > 127.0f ? 127.0f : n;
-    float r = x - n * 0.693359375f;
-    r += n * 2.12194440e-4f;
-    r = r < -1.0f ? -1.0f : r;
-    r = r > 1.0f ? 1.0f : r;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return p * scale;
 }
 
 /* out = x / rms(x) * weight; out may be x. */

@@ -2,12 +2,12 @@
 
     native() ──> Native(library | None, reason)
 
-The shared library is kept in a cache under the hash of its source, the compiler, its flags and the
-processor's features, so that it is built once and never runs on a processor that it was not built
-for. Where there is no compiler, or anything at all goes wrong, `library` is None, the reason says
-why, and every kernel takes its path in PyTorch: slower, the same numbers. Nothing is built at
-install or import. Threads are those of PyTorch: its OpenMP library is already in the process, and
-the kernels are linked against no second one.
+The shared library is kept in a cache under the hash of its source (the headers beside it too), the
+compiler, its flags and the processor's features, so that it is built once and never runs on a
+processor that it was not built for. Where there is no compiler, or anything at all goes wrong,
+`library` is None, the reason says why, and every kernel takes its path in PyTorch: slower, the same
+numbers. Nothing is built at install or import. Threads are those of PyTorch: its OpenMP library is
+already in the process, and the kernels are linked against no second one.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ def _argument(value: Argument) -> object:
 def _built(source: Path, compiler: Sequence[str], flags: Sequence[str]) -> Path:
     """Return the shared library for this source, compiler, flags and processor."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=30)
-    what = (source.read_bytes(), version.stdout, " ".join(flags).encode(), _processor())
+    code = [file.read_bytes() for file in (source, *sorted(source.parent.glob("*.h")))]
+    what = (*code, version.stdout, " ".join(flags).encode(), _processor())
     key = hashlib.sha256(b"\0".join(what)).hexdigest()[:20]
     folder = _cache_folder()
     path = folder / f"kernels-{key}.so"
