@@ -35,7 +35,7 @@ def on(monkeypatch: pytest.MonkeyPatch) -> Callable[[date], None]:
             def now(cls, tz=None):
                 return cls(day.year, day.month, day.day, 12, tzinfo=tz)
 
-        for module in ("tunesmith.data.template", "transformers.utils.chat_template_utils"):
+        for module in ("tunesmith.data.rendering", "transformers.utils.chat_template_utils"):
             monkeypatch.setattr(f"{module}.datetime", Clock)
 
     return on

@@ -23,10 +23,9 @@ from typing import Any
 from tunesmith.data.batch import Cut, EncodedStream
 from tunesmith.data.lookalikes import ChatTokens, Neutral, Tokens, neutralise
 from tunesmith.data.records import Message
-from tunesmith.data.template import THOUGHT_MARKS, ChatTemplate, TemplateFacts
+from tunesmith.data.rendering import THOUGHT_MARKS, Tools
+from tunesmith.data.template import ChatTemplate, TemplateFacts
 from tunesmith.data.turnspans import Layout, TurnSpans
-
-Tools = Sequence[Mapping[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class ChatEncoder:
     Args:
         tokenizer: of transformers, a fast one.
         template: the template's source; None for the tokenizer's own or, where it has none,
-            the default `plain` (see `template.PLAIN_TEMPLATE`).
+            the default `plain` (see `rendering.PLAIN_TEMPLATE`).
         variables: further variables of the template, such as `{"enable_thinking": False}`.
         today: the date that a template which writes it is told; by default today's.
         last_only: learn the last answer alone; those before it are only read.

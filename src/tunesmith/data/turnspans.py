@@ -11,21 +11,20 @@ the text is the template's own. What cannot be placed for certain is a `DataErro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
 from tunesmith.data.records import Message
-from tunesmith.data.template import (
+from tunesmith.data.rendering import (
     CLOSES_THOUGHT,
     OPENS_THOUGHT,
-    ChatTemplate,
     TemplateRefusalError,
+    Tools,
 )
+from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import DataError
 
-Tools = Sequence[Mapping[str, Any]] | None
 _OTHER = "Qvexa"
 
 
