@@ -218,9 +218,9 @@ def test_records_of_two_kinds_or_without_difference_are_errors() -> None:
 
 
 def test_long_texts_are_cut_and_it_is_said() -> None:
-    task = bound(tiny_model("bert", "embedding"), PAIRS, max_length=8)
-    encoded = task.encode(RelatedTexts(text="abcdefghij", other="ab"))
-    assert encoded.streams["text"].ids[-1] == task._suffix[0]
+    model = tiny_model("bert", "embedding")
+    encoded = bound(model, PAIRS, max_length=8).encode(RelatedTexts(text="abcdefghij", other="ab"))
+    assert encoded.streams["text"].ids[-1] == model.tokenizer.sep_token_id
     assert (encoded.cut.side, encoded.cut.tokens, encoded.length) == ("end", 4, 12)
     with pytest.raises(RecipeError, match="no room for text"):
         bound(tiny_model("bert", "embedding"), PAIRS, max_length=2)

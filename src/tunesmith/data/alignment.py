@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunesmith.data.frame import encoded_text
 from tunesmith.data.records import Entity, TaggedText
 from tunesmith.errors import UnlearnableError
 
@@ -58,13 +59,7 @@ def align(tokenizer: Any, record: TaggedText) -> Aligned:
     Raises:
         UnlearnableError: no word has a token.
     """
-    encoded = tokenizer(
-        record.text,
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
+    encoded = encoded_text(tokenizer, record.text, places=True)
     aligned = Aligned(list(encoded["input_ids"]))
     offsets: list[tuple[int, int]] = encoded["offset_mapping"]
     token = 0

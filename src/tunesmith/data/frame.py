@@ -1,6 +1,9 @@
-"""What a tokenizer puts around texts: its own tokens before, between and behind them.
+"""What a tokenizer makes of a text, and which tokens of its own it puts around it.
 
-Found out by laying out single letters. It knows no model and imports no torch.
+    text ──text_ids──> the text's own ids       tokenizer ──around, Frame.of──> what stands beside
+
+What stands beside texts is found out by laying out single letters. It knows no model and imports no
+torch.
 """
 
 from __future__ import annotations
@@ -9,14 +12,38 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def text_ids(tokenizer: Any, text: str, *, target: bool = False) -> list[int]:
+    """Return the tokens of a text, with nothing around it; look-alikes of special tokens are text.
+
+    Args:
+        target: it is one that is written, where these are laid out otherwise than those read.
+    """
+    return list(encoded_text(tokenizer, text, target=target)["input_ids"])
+
+
+def encoded_text(tokenizer: Any, text: str, *, target: bool = False, places: bool = False) -> Any:
+    """Return what a tokenizer makes of a text alone, as `text_ids`.
+
+    Args:
+        places: with `offset_mapping`, which says where in the text each token stands.
+    """
+    asked = {"return_offsets_mapping": True} if places else {}
+    return tokenizer(
+        **_as_text(text, target),
+        **asked,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        verbose=False,
+    )
+
+
 def around(tokenizer: Any, *, target: bool = False) -> tuple[list[int], list[int]]:
     """Return the tokens that a tokenizer puts before and behind every text.
 
     Args:
         target: of texts that are written, where these are laid out otherwise than those read.
     """
-    text = {"text_target" if target else "text": "a"}
-    probe = tokenizer(**text, return_special_tokens_mask=True)
+    probe = tokenizer(**_as_text("a", target), return_special_tokens_mask=True)
     ids, special = list(probe["input_ids"]), list(probe["special_tokens_mask"])
     begin = special.index(0)
     end = len(special) - special[::-1].index(0)
@@ -53,3 +80,7 @@ class Frame:
         if given is not None:
             types = given[:begin], given[begin], given[inside], given[end - 1], given[end:]
         return cls(ids[:begin], ids[inside], ids[end:], types)
+
+
+def _as_text(text: str, target: bool) -> dict[str, str]:
+    return {"text_target" if target else "text": text}

@@ -18,7 +18,7 @@ from typing import Any
 
 from tunesmith.data.batch import Cut, EncodedStream
 from tunesmith.data.chat import ChatEncoder
-from tunesmith.data.frame import around
+from tunesmith.data.frame import around, text_ids
 from tunesmith.data.records import Message
 from tunesmith.errors import RecipeError, UnlearnableError
 
@@ -64,7 +64,7 @@ class PairEncoder:
         self._around_source = around(tokenizer)
         self._around_target = around(tokenizer, target=True)
         before, behind = self._around_target
-        self.start = start([*before, *self._ids(text_target="a"), *behind])
+        self.start = start([*before, *text_ids(tokenizer, "a", target=True), *behind])
         self.first = before[0] if languages[1] is not None and before else None
         self.stop_ids: tuple[int, ...] = (tokenizer.eos_token_id,)
         if languages[1] is not None and tokenizer.unk_token_id in (*before, *behind, self.start):
@@ -77,7 +77,7 @@ class PairEncoder:
             UnlearnableError: one of the two has no tokens.
         """
         read, lost = self._source(source)
-        ids = self._ids(text_target=target)
+        ids = text_ids(self._tokenizer, target, target=True)
         if not ids:
             raise UnlearnableError("The target has no tokens.", fix="Remove the record.")
         before, behind = self._around_target
@@ -100,19 +100,12 @@ class PairEncoder:
         return self._source(source)[0]
 
     def _source(self, source: str) -> tuple[list[int], int]:
-        ids = self._ids(source)
+        ids = text_ids(self._tokenizer, source)
         if not ids:
             raise UnlearnableError("The source has no tokens.", fix="Remove the record.")
         before, behind = self._around_source
         room = max(1, self._limits.source - len(before) - len(behind))
         return [*before, *ids[:room], *behind], max(0, len(ids) - room)
-
-    def _ids(self, text: str | None = None, **target: str) -> list[int]:
-        given = target if text is None else {"text": text}
-        encoded = self._tokenizer(
-            **given, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-        return list(encoded["input_ids"])
 
 
 class PromptEncoder:

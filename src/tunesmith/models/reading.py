@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tunesmith.data.frame import Frame, around
+from tunesmith.data.frame import Frame, around, text_ids
 from tunesmith.errors import DataError, RecipeError, UnlearnableError
 
 if TYPE_CHECKING:
@@ -141,10 +141,7 @@ class Reader:
         return EncodedStream(ids, types=types)
 
     def _ids(self, text: str) -> list[int]:
-        encoded = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-        return list(encoded["input_ids"])
+        return text_ids(self._tokenizer, text)
 
 
 def _tells_types_apart(model: Model) -> bool:

@@ -54,6 +54,20 @@ class Metric:
     assumed_sd: float | None = None
     assumption: str = ""
 
+    @classmethod
+    def mean(
+        cls, name: str, description: str, *, of: str = "", over: str = "count", **more: Any
+    ) -> Metric:
+        """Return the metric that is one sum divided by another.
+
+        Args:
+            of: the statistic that is summed; by default that of the metric's name.
+            over: the statistic that says of how many.
+            more: further fields.
+        """
+        what = of or name
+        return cls(name, (what, over), lambda sums: sums[what] / sums[over], description, **more)
+
 
 @dataclass(frozen=True)
 class ExampleScore:

@@ -11,36 +11,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from tunesmith.data.labelled import given_texts
 from tunesmith.data.records import LabelledText, text_of
 from tunesmith.errors import DataError
-from tunesmith.models.reading import Reader, ReadingOptions
+from tunesmith.models.reading import ReadingOptions
 from tunesmith.registry import TASKS
-from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task
-from tunesmith.tasks.parts.labels import check_listed, listed_once
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums
+from tunesmith.tasks.parts.text_heads import Classes
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
     from tunesmith.data.batch import Encoded
     from tunesmith.engine.engine import Engine
-    from tunesmith.models.model import Model
 
 _DISCORDANT = 0.2
 
 
 @TASKS.register("classification")
-class Classification(Task):
+class Classification(Classes):
     """A text in, or two, one of several classes out."""
 
     Record = LabelledText
     head = "classification"
-    kinds = frozenset({"decoder", "encoder"})
     objective = "classes"
     primary = "accuracy"
 
@@ -53,11 +50,6 @@ class Classification(Task):
             description="the classes, in the order of their index; by default those of the"
             " training records, sorted (numbers by size)",
         )
-
-    def __init__(self, options: BaseModel | None = None) -> None:
-        super().__init__(options)
-        self._labels = listed_once(self.options.labels, "class")
-        self._paired = False  # whether all that was learnt from had two texts
 
     def study(self, records: Sequence[LabelledText]) -> None:
         """Find the classes of the training records; none are needed where `labels` lists them.
@@ -76,19 +68,8 @@ class Classification(Task):
                 where="data.train",
                 fix="Give records of at least two classes.",
             )
-        if self.options.labels is None:
-            self._labels = _in_order(found)
-        check_listed(found, self._labels, "class")
+        self._take_classes(found, _in_order(found))
         self._paired = all(record.other is not None for record in records)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names in order of their index."""
-        return self._labels
-
-    def bind(self, model: Model) -> None:
-        """Take the tokenizer, and how it lays texts out."""
-        self._reader = Reader(model, self.options)
 
     def encode(self, record: LabelledText) -> Encoded:
         """Encode a text and its class.
@@ -97,29 +78,17 @@ class Classification(Task):
             DataError: the class is unknown.
             UnlearnableError: the text has no tokens.
         """
-        if record.label not in self._labels:
-            raise DataError(
-                f"The class {record.label!r} is not one of those learnt"
-                f" ({', '.join(map(repr, self._labels))}).",
-                fix="Correct the label, or add training records of that class.",
-            )
+        self._check_known([record.label])
         return self._encode(record.text, record.other, self._labels.index(record.label))
-
-    def _encode(self, text: str, other: str | None, label: int | None) -> Encoded:
-        from tunesmith.data.batch import Encoded
-
-        stream, cut = self._reader.lay(text, other)
-        return Encoded({"text": stream}, label, cut)
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
         """Accuracy, macro-F1, log-likelihood of the right class, Brier score."""
         found = [
-            Metric(
+            Metric.mean(
                 "accuracy",
-                ("correct", "count"),
-                lambda sums: sums["correct"] / sums["count"],
                 "share of the records whose most likely class is the right one",
+                of="correct",
                 assumed_sd=_DISCORDANT**0.5,
                 assumption=f"{_DISCORDANT:.0%} of the records change between right and wrong",
             ),
@@ -131,19 +100,15 @@ class Classification(Task):
                 assumed_sd=_DISCORDANT**0.5,
                 assumption=f"{_DISCORDANT:.0%} of the records change between right and wrong",
             ),
-            Metric(
+            Metric.mean(
                 "log_likelihood",
-                ("log_likelihood", "count"),
-                lambda sums: sums["log_likelihood"] / sums["count"],
                 "logarithm of the probability that the model gives to the right class",
                 unit="nats per record",
                 assumed_sd=0.5,
                 assumption="records' changes differ by 0.5 nats (standard deviation)",
             ),
-            Metric(
+            Metric.mean(
                 "brier",
-                ("brier", "count"),
-                lambda sums: sums["brier"] / sums["count"],
                 "squared distance between the stated probabilities and the truth (0 to 2): are"
                 " they right, and as sure as they should be?",
                 higher_is_better=False,
@@ -173,7 +138,7 @@ class Classification(Task):
         tokens_per_batch: int = 4096,
     ) -> list[ExampleScore]:
         """Score every record; `generate` has no meaning here, as nothing is generated."""
-        outputs = self._log_probabilities(engine, examples, tokens_per_batch, console)
+        outputs = self._outputs(engine, examples, tokens_per_batch, console)
         return [
             self._score(index, int(cast(int, example.label)), row)
             for index, (example, row) in enumerate(zip(examples, outputs, strict=True))
@@ -194,58 +159,24 @@ class Classification(Task):
             statistics[_cell("false_negatives", label)] = float(place == truth != guess)
         return ExampleScore(index, statistics, self._labels[guess])
 
-    def _log_probabilities(
-        self,
-        engine: Engine,
-        examples: Sequence[Encoded],
-        tokens_per_batch: int,
-        console: Console,
+    def _outputs(
+        self, engine: Engine, examples: Sequence[Encoded], tokens_per_batch: int, console: Console
     ) -> NDArray[np.float64]:
-        """Return the log-probability of each class for each example, `[examples, C]`."""
+        """Return the log-probability of each class for each example, `[N, C]`."""
         from scipy.special import log_softmax
 
-        from tunesmith.engine.outputs import document_outputs
-
-        outputs_NC = document_outputs(
-            engine, examples, tokens_per_batch=tokens_per_batch, console=console
-        )
+        outputs_NC = super()._outputs(engine, examples, tokens_per_batch, console)
         logprobs_NC: NDArray[np.float64] = log_softmax(outputs_NC, axis=-1)
         return logprobs_NC
 
-    def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
-        """Return the most likely class of each text, and the probability of every class.
-
-        An input is a text, or an object with `text` and `text_pair`.
-
-        Raises:
-            DataError: an input is neither, or has no tokens.
-        """
-        from tunesmith.console import Console
-
-        examples = [
-            self._encode(*given_texts(given, number, paired=self._paired), None)
-            for number, given in enumerate(inputs, start=1)
-        ]
-        rows = np.exp(self._log_probabilities(engine, examples, 4096, Console(quiet=True)))
-        return [
-            Prediction(
-                self._labels[int(row.argmax())], dict(zip(self._labels, row.tolist(), strict=True))
-            )
-            for row in rows
-        ]
+    def _prediction(self, outputs_C: NDArray[np.float64]) -> Prediction:
+        """Return the most likely class, and the probability of every class."""
+        probabilities = dict(zip(self._labels, np.exp(outputs_C).tolist(), strict=True))
+        return Prediction(self._labels[int(outputs_C.argmax())], probabilities)
 
     def present(self, record: LabelledText) -> tuple[str, str]:
         """Return the text (both, where there are two) and its class."""
         return text_of(record), record.label
-
-    def state(self) -> dict[str, Any]:
-        """Return the class names, and whether two texts were learnt from."""
-        return {"labels": list(self._labels), "paired": self._paired}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back the class names, and whether two texts were learnt from."""
-        self._labels = tuple(state["labels"])
-        self._paired = bool(state.get("paired", False))
 
 
 _CELLS = ("true_positives", "false_positives", "false_negatives")

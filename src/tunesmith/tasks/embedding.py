@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tunesmith.data.frame import around
+from tunesmith.data.frame import text_ids
 from tunesmith.data.records import RelatedTexts
-from tunesmith.errors import DataError, RecipeError, UnlearnableError
+from tunesmith.errors import DataError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.scores.ranking import (
     RANK_SUMS,
@@ -33,6 +33,7 @@ from tunesmith.scores.ranking import (
     recall,
 )
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Task
+from tunesmith.tasks.parts.fitting import Margins
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
@@ -112,17 +113,7 @@ class Embedding(Task):
     def bind(self, model: Model) -> None:
         """Take the tokenizer, the tokens that it puts around a text, and the context length."""
         self._tokenizer = model.tokenizer
-        self._prefix, self._suffix = around(model.tokenizer)
-        context = model.anatomy.context_length
-        length = min(self.options.max_length or context, context)
-        self._room: int = length - len(self._prefix) - len(self._suffix)
-        if self._room < 1:
-            raise RecipeError(
-                f"{length} tokens leave no room for text beside the tokenizer's own"
-                f" {len(self._prefix) + len(self._suffix)}.",
-                where="task.max_length",
-                fix="Raise it.",
-            )
+        self._margins = Margins.of(model, self.options.max_length)
 
     def encode(self, record: RelatedTexts) -> Encoded:
         """Encode the texts of a record, each a stream.
@@ -153,13 +144,11 @@ class Embedding(Task):
         """Return the tokens of a text, and how many were cut."""
         from tunesmith.data.batch import EncodedStream
 
-        ids = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
+        ids = text_ids(self._tokenizer, text)
         if not ids:
             raise UnlearnableError("A text has no tokens.", fix="Remove the record.")
-        kept = ids[: self._room]
-        return EncodedStream((*self._prefix, *kept, *self._suffix)), len(ids) - len(kept)
+        kept = ids[: self._margins.room]
+        return EncodedStream(self._margins.around(kept)), len(ids) - len(kept)
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -181,7 +170,10 @@ class Embedding(Task):
         }
         if self._wrong:
             said["triplets"] = "share of the negatives that are farther than the right text"
-        return {name: _mean(name, text, assumption) for name, text in said.items()}
+        return {
+            name: Metric.mean(name, text, assumed_sd=_SD, assumption=assumption)
+            for name, text in said.items()
+        }
 
     def measure(
         self,
@@ -258,17 +250,6 @@ class Embedding(Task):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back which kind of records was learnt from."""
         self._take(scored=bool(state["scored"]), wrong=int(state["wrong"]))
-
-
-def _mean(name: str, text: str, assumption: str) -> Metric:
-    return Metric(
-        name,
-        (name, "count"),
-        lambda sums: sums[name] / sums["count"],
-        text,
-        assumed_sd=_SD,
-        assumption=assumption,
-    )
 
 
 def _order(records: Sequence[RelatedTexts], vector_of: Mapping[str, Floats]) -> list[ExampleScore]:

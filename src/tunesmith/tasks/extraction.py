@@ -20,14 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tunesmith.data.frame import Frame
+from tunesmith.data.frame import Frame, encoded_text
 from tunesmith.data.records import QuestionedText
 from tunesmith.data.windows import Window, windows
-from tunesmith.errors import DataError, ModelError, UnlearnableError
+from tunesmith.errors import DataError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.scores.answers import best_span, exact, overlap
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Span, Task
-from tunesmith.tasks.parts.pieces import owners
+from tunesmith.tasks.parts.fitting import check_places, most_tokens
+from tunesmith.tasks.parts.pieces import by_record
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
@@ -130,13 +131,8 @@ class Extraction(Task):
         Raises:
             ModelError: the tokenizer cannot say where in the text a token stands.
         """
+        check_places(model)
         tokenizer = model.tokenizer
-        if not tokenizer.is_fast:
-            raise ModelError(
-                "The tokenizer cannot say where in a text its tokens stand.",
-                where=model.source.name,
-                fix="Choose a model that has a tokenizer.json.",
-            )
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
         self._tokenizer = tokenizer
@@ -144,8 +140,7 @@ class Extraction(Task):
         self._prefix, self._suffix = frame.before, frame.behind
         line_break = list(tokenizer("\n", add_special_tokens=False)["input_ids"])
         self._middle = frame.between or line_break
-        context = model.anatomy.context_length
-        self._max_length: int = min(self.options.max_length or context, context)
+        self._max_length = most_tokens(model, self.options.max_length)
 
     def encode(self, record: QuestionedText) -> Encoded:
         """Encode a question with the whole text, however long."""
@@ -198,13 +193,7 @@ class Extraction(Task):
         )
 
     def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoded = self._tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
+        encoded = encoded_text(self._tokenizer, text, places=True)
         return list(encoded["input_ids"]), encoded["offset_mapping"]
 
     def _place(self, record: QuestionedText, laid: _Laid) -> tuple[int, int] | None:
@@ -223,40 +212,41 @@ class Extraction(Task):
         """F1 of words and exact match, of all questions and of those with and without an answer."""
         assumption = f"records' changes differ by {_SD:g} (standard deviation)"
         found = [
-            Metric(
-                "f1", ("f1", "count"), lambda sums: sums["f1"] / sums["count"],
+            Metric.mean(
+                "f1",
                 "words in common with the nearest right answer (F1 of each, averaged), as SQuAD"
                 " counts",
                 assumed_sd=_SD, assumption=assumption,
             ),
-            Metric(
-                "exact_match", ("exact", "count"), lambda sums: sums["exact"] / sums["count"],
+            Metric.mean(
+                "exact_match",
                 "share of the questions whose answer is exactly a right one, but for case,"
                 " punctuation and articles",
-                assumed_sd=_SD, assumption=assumption,
+                of="exact", assumed_sd=_SD, assumption=assumption,
             ),
-            Metric(
-                "log_likelihood", ("log_likelihood", "windows"),
-                lambda sums: sums["log_likelihood"] / sums["windows"],
+            Metric.mean(
+                "log_likelihood",
                 "logarithm of the probability that the model gives to the right beginning and end,"
                 " their mean",
-                unit="nats per window", assumed_sd=0.5,
+                over="windows", unit="nats per window", assumed_sd=0.5,
                 assumption="records' changes differ by 0.5 nats per window (standard deviation)",
             ),
         ]  # fmt: skip
         if self._silent:
             found += [
-                Metric(
-                    "answerable_f1", ("f1", "answerable"),
-                    lambda sums: sums["f1"] / sums["answerable"],
+                Metric.mean(
+                    "answerable_f1",
                     "F1 of the questions that have an answer",
+                    of="f1",
+                    over="answerable",
                 ),
-                Metric(
-                    "silence", ("exact", "unanswerable"),
-                    lambda sums: sums["exact"] / sums["unanswerable"],
+                Metric.mean(
+                    "silence",
                     "share of the questions without an answer on which the model says nothing",
+                    of="exact",
+                    over="unanswerable",
                 ),
-            ]  # fmt: skip
+            ]
         return {metric.name: metric for metric in found}
 
     def measure(
@@ -323,24 +313,10 @@ class Extraction(Task):
         console: Console,
     ) -> list[list[Floats]]:
         """Return for each record the logits of each of its windows, `[L, 2]`."""
-        import torch
+        from tunesmith.engine.outputs import token_outputs
 
-        from tunesmith.engine.batching import batches
-        from tunesmith.objectives.base import PerToken
-
-        rows: list[list[Floats]] = [[] for example in examples if not example.continues]
-        owner = owners(examples)
-        places: dict[int, Floats] = {}
-        with console.progress("measure", len(examples)) as bar:
-            for batch in batches(examples, tokens_per_batch, packed=engine.packed):
-                outputs_TC = engine.forward(batch, PerToken).outputs_TC.cpu().double()
-                documents = torch.split(outputs_TC, batch.text.lengths)
-                for index, outputs_LC in zip(batch.indices, documents, strict=True):
-                    places[index] = outputs_LC.numpy()
-                bar.advance(len(batch))
-        for index in sorted(places):
-            rows[owner[index]].append(places[index])
-        return rows
+        found = token_outputs(engine, examples, tokens_per_batch=tokens_per_batch, console=console)
+        return by_record(examples, found)
 
     def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
         """Answer questions on texts.

@@ -24,6 +24,7 @@ from tunesmith.registry import TASKS
 from tunesmith.scores.translations import rouge
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Task
 from tunesmith.tasks.parts.answers import answer_prompts, check_room, prompts_of
+from tunesmith.tasks.parts.fitting import most_tokens
 from tunesmith.tasks.parts.tokens import token_metrics, token_scores
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Instruct(Task):
         self._today = self._chat.today
         model.tokenizer.chat_template = self._chat.template  # it alone serves
         self._context: int = model.anatomy.context_length
-        self._max_length = min(self.options.max_length or self._context, self._context)
+        self._max_length = most_tokens(model, self.options.max_length)
 
     def remarks(self) -> list[str]:
         """Return what the chat template does to conversations."""
@@ -145,11 +146,10 @@ class Instruct(Task):
         found = [
             *token_metrics(),
             _generated("exact_match", "answers equal to the reference, word for word", changed),
-            Metric(
+            Metric.mean(
                 "rouge_l",
-                ("rouge_l", "generated"),
-                lambda sums: sums["rouge_l"] / sums["generated"],
                 "how much of answer and reference is one common sequence of words (ROUGE-L F1)",
+                over="generated",
                 generated=True,
                 assumed_sd=0.25,
                 assumption="answers' changes differ by 0.25 (standard deviation)",
@@ -291,11 +291,10 @@ def _messages(given: Any) -> list[Message]:
 
 
 def _generated(name: str, description: str, assumption: str) -> Metric:
-    return Metric(
+    return Metric.mean(
         name,
-        (name, "generated"),
-        lambda sums: sums[name] / sums["generated"],
         f"share of the generated {description}",
+        over="generated",
         generated=True,
         assumed_sd=0.2**0.5,
         assumption=assumption,

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tunesmith.data.frame import around
+from tunesmith.data.frame import around, text_ids
 from tunesmith.data.records import Document
 from tunesmith.errors import DataError, ModelError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Task
 from tunesmith.tasks.parts.answers import answer_prompts, check_room, prompts_of
-from tunesmith.tasks.parts.pieces import owners
+from tunesmith.tasks.parts.fitting import most_tokens
+from tunesmith.tasks.parts.pieces import summed
 from tunesmith.tasks.parts.tokens import token_metrics, token_scores
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class LanguageModeling(Task):
         self._end = int(model.tokenizer.eos_token_id)
         self._prefix = tuple(around(model.tokenizer)[0])
         self._context: int = model.anatomy.context_length
-        self._max_length = min(self.options.max_length or self._context, self._context)
+        self._max_length = most_tokens(model, self.options.max_length)
         if len(self._prefix) + self.options.overlap >= self._max_length:
             raise RecipeError(
                 f"Pieces of {self._max_length} tokens of which {self.options.overlap} are repeated"
@@ -100,7 +101,7 @@ class LanguageModeling(Task):
         """
         from tunesmith.data.batch import Encoded, EncodedStream
 
-        ids = (*self._prefix, *self._text_ids(record.text), self._end)
+        ids = (*self._prefix, *text_ids(self._tokenizer, record.text), self._end)
         if len(ids) == len(self._prefix) + 1:
             raise UnlearnableError(
                 "The text has no tokens.", fix="Remove the record, or give it a text."
@@ -124,12 +125,6 @@ class LanguageModeling(Task):
             weights = (0.0,) * read + (1.0,) * (len(piece) - read)
             found.append(Encoded({"text": EncodedStream(piece, weights)}, continues=start > 0))
         return found
-
-    def _text_ids(self, text: str) -> list[int]:
-        encoded = self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-        return list(encoded["input_ids"])
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -155,14 +150,13 @@ class LanguageModeling(Task):
         tokens_per_batch: int = 4096,
     ) -> list[ExampleScore]:
         """Score every document; `generate` has no meaning here, as there is no right answer."""
-        rows: list[dict[str, float]] = [{} for _ in records]
-        pieces = token_scores(engine, examples, tokens_per_batch=tokens_per_batch, console=console)
-        for owner, example, piece in zip(owners(examples), examples, pieces, strict=True):
-            if not example.continues:
-                rows[owner]["bytes"] = self._bytes(records[owner].text, example)
-            for name, value in piece.items():
-                rows[owner][name] = rows[owner].get(name, 0.0) + value
-        return [ExampleScore(index, row) for index, row in enumerate(rows)]
+        scores = token_scores(engine, examples, tokens_per_batch=tokens_per_batch, console=console)
+        firsts = [example for example in examples if not example.continues]
+        rows = summed(examples, scores)
+        return [
+            ExampleScore(index, {"bytes": self._bytes(record.text, first), **row})
+            for index, (record, first, row) in enumerate(zip(records, firsts, rows, strict=True))
+        ]
 
     def _bytes(self, text: str, first: Encoded) -> float:
         """UTF-8 bytes of the text that is learnt: all but a first token with nothing before it."""
@@ -179,7 +173,7 @@ class LanguageModeling(Task):
         """
         if not isinstance(text, str):
             raise DataError(f"It is a {type(text).__name__}, not a text.")
-        ids = [*self._prefix, *self._text_ids(text)]
+        ids = [*self._prefix, *text_ids(self._tokenizer, text)]
         if not ids:
             raise DataError("The text has no tokens.", fix="Give the text to be continued.")
         prompt = Prompt(ids, (self._end,), self.options.max_new_tokens)

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from tunesmith.data.frame import around
+from tunesmith.data.frame import encoded_text, text_ids
 from tunesmith.data.records import Document
 from tunesmith.errors import DataError, ModelError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Task
-from tunesmith.tasks.parts.pieces import owners
+from tunesmith.tasks.parts.fitting import Margins
+from tunesmith.tasks.parts.pieces import summed
 from tunesmith.tasks.parts.tokens import token_scores
 
 if TYPE_CHECKING:
@@ -115,17 +116,7 @@ class MaskedLanguageModeling(Task):
                 where=model.source.name,
                 fix="Set task.masking to token.",
             )
-        self._prefix, self._suffix = around(tokenizer)
-        context = model.anatomy.context_length
-        length = min(self.options.max_length or context, context)
-        self._room: int = length - len(self._prefix) - len(self._suffix)
-        if self._room < 1:
-            raise RecipeError(
-                f"{length} tokens leave no room for text beside the tokenizer's own"
-                f" {len(self._prefix) + len(self._suffix)}.",
-                where="task.max_length",
-                fix="Raise it.",
-            )
+        self._margins = Margins.of(model, self.options.max_length)
         special = set(tokenizer.all_special_ids)
         self._masking = Masking(
             share=self.options.share,
@@ -133,8 +124,8 @@ class MaskedLanguageModeling(Task):
             random=self.options.random,
             mask_id=int(tokenizer.mask_token_id),
             others=tuple(sorted(set(tokenizer.get_vocab().values()) - special)),
-            before=len(self._prefix),
-            behind=len(self._suffix),
+            before=len(self._margins.before),
+            behind=len(self._margins.behind),
         )
 
     @property
@@ -152,35 +143,29 @@ class MaskedLanguageModeling(Task):
 
     def pieces(self, record: Document) -> list[Encoded]:
         """Encode a document as pieces of at most `max_length` tokens."""
-        return self._pieces(record, self._room)
+        return self._pieces(record, self._margins.room)
 
     def _pieces(self, record: Document, room: int) -> list[Encoded]:
         from tunesmith.data.batch import NO_WORD, Encoded
 
-        ids = self._encoded(record.text)["input_ids"]
+        ids = text_ids(self._tokenizer, record.text)
         if not ids:
             raise UnlearnableError(
                 "The text has no tokens.", fix="Remove the record, or give it a text."
             )
         whole = self.options.masking == "whole_word"
         told = self._words(record.text) if whole else []
-        before, behind = (NO_WORD,) * len(self._prefix), (NO_WORD,) * len(self._suffix)
         found = []
         for start in range(0, len(ids), room):
-            piece = [*self._prefix, *ids[start : start + room], *self._suffix]
-            words = (*before, *told[start : start + room], *behind) if whole else None
+            piece = self._margins.around(ids[start : start + room])
+            words = self._margins.marked(told[start : start + room], NO_WORD) if whole else None
             stream = self._measured.hide(piece, _MEASURED, words)
             found.append(Encoded({"text": stream}, continues=start > 0))
         return found
 
-    def _encoded(self, text: str) -> Any:
-        return self._tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )
-
     def _words(self, text: str) -> list[int]:
         """Return the number of each token's word; a token that is none is a word of its own."""
-        encoded = self._encoded(text)
+        encoded = encoded_text(self._tokenizer, text)
         if not encoded.is_fast:
             return [0] * len(encoded["input_ids"])
         words = encoded.word_ids()
@@ -194,12 +179,11 @@ class MaskedLanguageModeling(Task):
     def metrics(self) -> Mapping[str, Metric]:
         """Pseudo log-likelihood a hidden token, its perplexity, and how many are found."""
         found = [
-            Metric(
-                "log_likelihood", ("log_likelihood", "tokens"),
-                lambda sums: sums["log_likelihood"] / sums["tokens"],
+            Metric.mean(
+                "log_likelihood",
                 "how likely hidden tokens of held-out text are to the model, given all tokens"
                 " around them (pseudo log-likelihood)",
-                unit="nats per hidden token", assumed_sd=0.5,
+                over="tokens", unit="nats per hidden token", assumed_sd=0.5,
                 assumption="records' changes differ by 0.5 nats per hidden token (standard"
                 " deviation)",
             ),
@@ -209,10 +193,9 @@ class MaskedLanguageModeling(Task):
                 "among how many equally likely tokens the model hesitates, on average",
                 higher_is_better=False,
             ),
-            Metric(
-                "accuracy", ("correct", "tokens"), lambda sums: sums["correct"] / sums["tokens"],
-                "share of the hidden tokens that are the model's first guess",
-                assumed_sd=0.4,
+            Metric.mean(
+                "accuracy", "share of the hidden tokens that are the model's first guess",
+                of="correct", over="tokens", assumed_sd=0.4,
                 assumption="records' changes differ by 0.4 (standard deviation)",
             ),
         ]  # fmt: skip
@@ -229,12 +212,8 @@ class MaskedLanguageModeling(Task):
         tokens_per_batch: int = 4096,
     ) -> list[ExampleScore]:
         """Score every document; `generate` has no meaning here, as nothing is generated."""
-        rows: list[dict[str, float]] = [{} for _ in records]
-        pieces = token_scores(engine, examples, tokens_per_batch=tokens_per_batch, console=console)
-        for owner, piece in zip(owners(examples), pieces, strict=True):
-            for name, value in piece.items():
-                rows[owner][name] = rows[owner].get(name, 0.0) + value
-        return [ExampleScore(index, row) for index, row in enumerate(rows)]
+        scores = token_scores(engine, examples, tokens_per_batch=tokens_per_batch, console=console)
+        return [ExampleScore(index, row) for index, row in enumerate(summed(examples, scores))]
 
     def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
         """Fill in the mask tokens of each text; of a single one, with the likeliest tokens for it.
@@ -257,9 +236,9 @@ class MaskedLanguageModeling(Task):
             raise DataError(
                 "There is nothing to fill in.", where=where, fix=f"Put {mask} where a word lacks."
             )
-        if len(ids) > self._room:
+        if len(ids) > self._margins.room:
             raise DataError(
-                f"It has {len(ids)} tokens, more than the {self._room} that fit.",
+                f"It has {len(ids)} tokens, more than the {self._margins.room} that fit.",
                 where=where,
                 fix="Shorten it.",
             )
@@ -273,7 +252,7 @@ class MaskedLanguageModeling(Task):
         from tunesmith.engine.readout import logits
         from tunesmith.objectives.base import Hidden
 
-        whole = (*self._prefix, *ids, *self._suffix)
+        whole = self._margins.around(ids)
         batch = collate([Encoded({"text": EncodedStream(whole)})])
         hidden_TD = engine.forward(batch, Hidden).hidden_TD
         gaps = [i for i, token in enumerate(whole) if token == self._tokenizer.mask_token_id]

@@ -9,26 +9,24 @@ be none. Texts are laid out as for `classification`. Figures are those of scikit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from tunesmith.data.labelled import given_texts
 from tunesmith.data.records import MultiLabelledText, text_of
 from tunesmith.errors import DataError, RecipeError, suggest
-from tunesmith.models.reading import Reader, ReadingOptions
+from tunesmith.models.reading import ReadingOptions
 from tunesmith.registry import TASKS
 from tunesmith.scores.entities import CELLS, by_label, cell, cells_of, micro, ratio
-from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task
-from tunesmith.tasks.parts.labels import check_listed, listed_once
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums
+from tunesmith.tasks.parts.text_heads import Classes
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
     from tunesmith.data.batch import Encoded
     from tunesmith.engine.engine import Engine
-    from tunesmith.models.model import Model
 
 Floats = NDArray[np.float64]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -38,12 +36,11 @@ _SD = 0.4
 
 
 @TASKS.register("multi_label")
-class MultiLabel(Task):
+class MultiLabel(Classes):
     """A text in, or two, all the classes that it belongs to out."""
 
     Record = MultiLabelledText
     head = "multi_label"
-    kinds = frozenset({"decoder", "encoder"})
     objective = "binary_classes"
     primary = "micro_f1"
 
@@ -62,11 +59,6 @@ class MultiLabel(Task):
             " class (0.5 where none is given)",
         )
 
-    def __init__(self, options: BaseModel | None = None) -> None:
-        super().__init__(options)
-        self._labels = listed_once(self.options.labels, "class")
-        self._paired = False  # whether all that was learnt from had two texts
-
     def study(self, records: Sequence[MultiLabelledText]) -> None:
         """Find the classes of the training records; none are needed where `labels` lists them.
 
@@ -83,9 +75,7 @@ class MultiLabel(Task):
                 fix="Give records of several classes; for a single one that is there or not, use"
                 " the task classification.",
             )
-        if self.options.labels is None:
-            self._labels = tuple(sorted(found))
-        check_listed(found, self._labels, "class")
+        self._take_classes(found, sorted(found))
         self._paired = bool(records) and all(record.other is not None for record in records)
         given = self.options.threshold
         for name in given if isinstance(given, dict) else ():
@@ -96,15 +86,6 @@ class MultiLabel(Task):
                     fix=suggest(name, self._labels),
                 )
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Class names in order of their index."""
-        return self._labels
-
-    def bind(self, model: Model) -> None:
-        """Take the tokenizer, and how it lays texts out."""
-        self._reader = Reader(model, self.options)
-
     def encode(self, record: MultiLabelledText) -> Encoded:
         """Encode a text and its classes.
 
@@ -112,21 +93,9 @@ class MultiLabel(Task):
             DataError: a class is unknown.
             UnlearnableError: the text has no tokens.
         """
-        unknown = set(record.labels) - set(self._labels)
-        if unknown:
-            raise DataError(
-                f"The class {min(unknown)!r} is not one of those learnt"
-                f" ({', '.join(map(repr, self._labels))}).",
-                fix="Correct the label, or add training records of that class.",
-            )
+        self._check_known(record.labels)
         truth = tuple(float(label in record.labels) for label in self._labels)
         return self._encode(record.text, record.other, truth)
-
-    def _encode(self, text: str, other: str | None, label: tuple[float, ...] | None) -> Encoded:
-        from tunesmith.data.batch import Encoded
-
-        stream, cut = self._reader.lay(text, other)
-        return Encoded({"text": stream}, label, cut)
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -152,17 +121,15 @@ class MultiLabel(Task):
                 "recall", every, lambda sums: micro("recall", sums, labels),
                 "share of the classes of the records that the model says",
             ),
-            Metric(
-                "exact_match", ("exact", "count"), lambda sums: sums["exact"] / sums["count"],
-                "share of the records of which all classes are said, and no other",
-                assumed_sd=_SD, assumption=assumption,
+            Metric.mean(
+                "exact_match", "share of the records of which all classes are said, and no other",
+                of="exact", assumed_sd=_SD, assumption=assumption,
             ),
-            Metric(
-                "log_likelihood", ("log_likelihood", "decisions"),
-                lambda sums: sums["log_likelihood"] / sums["decisions"],
+            Metric.mean(
+                "log_likelihood",
                 "logarithm of the probability that the model gives to a class being there or not,"
                 " as it is",
-                unit="nats per class", assumed_sd=0.3,
+                over="decisions", unit="nats per class", assumed_sd=0.3,
                 assumption="records' changes differ by 0.3 nats per class (standard deviation)",
             ),
         ]  # fmt: skip
@@ -179,11 +146,7 @@ class MultiLabel(Task):
         tokens_per_batch: int = 4096,
     ) -> list[ExampleScore]:
         """Score every record; `generate` has no meaning here, as nothing is generated."""
-        from tunesmith.engine.outputs import document_outputs
-
-        outputs_NC = document_outputs(
-            engine, examples, tokens_per_batch=tokens_per_batch, console=console
-        )
+        outputs_NC = self._outputs(engine, examples, tokens_per_batch, console)
         return [
             self._score(index, np.array(example.label), row)
             for index, (example, row) in enumerate(zip(examples, outputs_NC, strict=True))
@@ -215,46 +178,16 @@ class MultiLabel(Task):
     def _listed(self, said_C: NDArray[np.bool_]) -> str:
         return _joined([label for label, there in zip(self._labels, said_C, strict=True) if there])
 
-    def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
-        """Return the classes of each text, and the probability of every class.
-
-        An input is a text, or an object with `text` and `text_pair`.
-
-        Raises:
-            DataError: an input is neither, or has no tokens.
-        """
+    def _prediction(self, outputs_C: Floats) -> Prediction:
+        """Return the classes that are there, and the probability of every class."""
         from scipy.special import expit
 
-        from tunesmith.console import Console
-        from tunesmith.engine.outputs import document_outputs
-
-        examples = [
-            self._encode(*given_texts(given, number, paired=self._paired), None)
-            for number, given in enumerate(inputs, start=1)
-        ]
-        outputs_NC = document_outputs(
-            engine, examples, tokens_per_batch=4096, console=Console(quiet=True)
-        )
-        return [
-            Prediction(
-                self._listed(self._said(row)),
-                dict(zip(self._labels, expit(row).tolist(), strict=True)),
-            )
-            for row in outputs_NC
-        ]
+        probabilities = dict(zip(self._labels, expit(outputs_C).tolist(), strict=True))
+        return Prediction(self._listed(self._said(outputs_C)), probabilities)
 
     def present(self, record: MultiLabelledText) -> tuple[str, str]:
         """Return the text (both, where there are two) and its classes."""
         return text_of(record), _joined([name for name in self._labels if name in record.labels])
-
-    def state(self) -> dict[str, Any]:
-        """Return the class names, and whether two texts were learnt from."""
-        return {"labels": list(self._labels), "paired": self._paired}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take back the class names, and whether two texts were learnt from."""
-        self._labels = tuple(state["labels"])
-        self._paired = bool(state["paired"])
 
 
 def _macro_f1(sums: Sums, labels: Sequence[str]) -> Floats:

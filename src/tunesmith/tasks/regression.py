@@ -17,19 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from tunesmith.data.labelled import given_texts
 from tunesmith.data.records import ScoredText, text_of
 from tunesmith.errors import DataError
-from tunesmith.models.reading import Reader, ReadingOptions
 from tunesmith.registry import TASKS
 from tunesmith.scores.ranking import RANK_SUMS, correlation, paired_sums, ranks, sums_of
-from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums
+from tunesmith.tasks.parts.text_heads import TextHead
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
     from tunesmith.data.batch import Encoded
     from tunesmith.engine.engine import Engine
-    from tunesmith.models.model import Model
 
 Floats = NDArray[np.float64]
 
@@ -38,21 +36,16 @@ _FAR = 10.0
 
 
 @TASKS.register("regression")
-class Regression(Task):
+class Regression(TextHead):
     """A text in, or two, a number out."""
 
     Record = ScoredText
     head = "regression"
-    kinds = frozenset({"decoder", "encoder"})
     objective = "squared_error"
     primary = "pearson"
 
-    class Options(ReadingOptions):
-        """How texts are read."""
-
     def __init__(self, options: BaseModel | None = None) -> None:
         super().__init__(options)
-        self._paired = False  # whether all that was learnt from had two texts
         self._mean, self._spread = 0.0, 1.0  # of the training scores
 
     def study(self, records: Sequence[ScoredText]) -> None:
@@ -88,10 +81,6 @@ class Regression(Task):
             " sooner: divide them."
         ]
 
-    def bind(self, model: Model) -> None:
-        """Take the tokenizer, and how it lays texts out."""
-        self._reader = Reader(model, self.options)
-
     def encode(self, record: ScoredText) -> Encoded:
         """Encode a text and its score.
 
@@ -99,12 +88,6 @@ class Regression(Task):
             UnlearnableError: the text has no tokens.
         """
         return self._encode(record.text, record.other, record.score)
-
-    def _encode(self, text: str, other: str | None, score: float | None) -> Encoded:
-        from tunesmith.data.batch import Encoded
-
-        stream, cut = self._reader.lay(text, other)
-        return Encoded({"text": stream}, score, cut)
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -119,11 +102,9 @@ class Regression(Task):
                 "correlation of the ranks of what the model says with those of the scores (-1 to"
                 " 1)",
             ),
-            Metric(
-                "mean_absolute_error", ("absolute_error", "score"),
-                lambda sums: sums["absolute_error"] / sums["score"],
-                "how far what the model says is from the score, on average",
-                higher_is_better=False, assumed_sd=self._spread,
+            Metric.mean(
+                "mean_absolute_error", "how far what the model says is from the score, on average",
+                of="absolute_error", over="score", higher_is_better=False, assumed_sd=self._spread,
                 assumption="records' changes differ as much as the training scores do",
             ),
             Metric(
@@ -151,11 +132,7 @@ class Regression(Task):
         tokens_per_batch: int = 4096,
     ) -> list[ExampleScore]:
         """Score every record; `generate` has no meaning here, as nothing is generated."""
-        from tunesmith.engine.outputs import document_outputs
-
-        said_N = document_outputs(
-            engine, examples, tokens_per_batch=tokens_per_batch, console=console
-        )[:, 0]
+        said_N = self._outputs(engine, examples, tokens_per_batch, console)[:, 0]
         right_N = np.array([float(cast(float, example.label)) for example in examples])
         rows = zip(
             paired_sums(ranks(said_N.tolist()), ranks(right_N.tolist())),
@@ -184,25 +161,10 @@ class Regression(Task):
         found: Floats = np.where(varies, 1 - error / np.where(varies, scatter, 1.0), 0.0)
         return found
 
-    def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
-        """Return the number of each text.
-
-        An input is a text, or an object with `text` and `text_pair`.
-
-        Raises:
-            DataError: an input is neither, or has no tokens.
-        """
-        from tunesmith.console import Console
-        from tunesmith.engine.outputs import document_outputs
-
-        examples = [
-            self._encode(*given_texts(given, number, paired=self._paired), None)
-            for number, given in enumerate(inputs, start=1)
-        ]
-        outputs_N1 = document_outputs(
-            engine, examples, tokens_per_batch=4096, console=Console(quiet=True)
-        )
-        return [Prediction(f"{value:.6g}", score=value) for value in outputs_N1[:, 0].tolist()]
+    def _prediction(self, outputs_C: Floats) -> Prediction:
+        """Return the number."""
+        value = float(outputs_C[0])
+        return Prediction(f"{value:.6g}", score=value)
 
     def present(self, record: ScoredText) -> tuple[str, str]:
         """Return the text (both, where there are two) and its score."""
@@ -210,9 +172,9 @@ class Regression(Task):
 
     def state(self) -> dict[str, Any]:
         """Return where the training scores lie, and whether two texts were learnt from."""
-        return {"mean": self._mean, "spread": self._spread, "paired": self._paired}
+        return {"mean": self._mean, "spread": self._spread, **super().state()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back where the training scores lie, and whether two texts were learnt from."""
+        super().load_state(state)
         self._mean, self._spread = float(state["mean"]), float(state["spread"])
-        self._paired = bool(state["paired"])

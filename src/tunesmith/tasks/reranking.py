@@ -127,12 +127,14 @@ class Reranking(Task):
             " (MAP)",
         }
         assumption = f"records' changes differ by {_SD:g} (standard deviation)"
-        found = {name: _mean(name, text, assumption) for name, text in said.items()}
-        likelihood = Metric(
+        found = {
+            name: Metric.mean(name, text, assumed_sd=_SD, assumption=assumption)
+            for name, text in said.items()
+        }
+        likelihood = Metric.mean(
             "log_likelihood",
-            ("log_likelihood", "documents"),
-            lambda sums: sums["log_likelihood"] / sums["documents"],
             "logarithm of the probability that the model gives to the relevance of a document",
+            over="documents",
             unit="nats per document",
             assumed_sd=0.3,
             assumption="records' changes differ by 0.3 nats per document (standard deviation)",
@@ -219,17 +221,6 @@ class Reranking(Task):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back the highest relevance that was learnt."""
         self._highest = float(state["highest"])
-
-
-def _mean(name: str, text: str, assumption: str) -> Metric:
-    return Metric(
-        name,
-        (name, "count"),
-        lambda sums: sums[name] / sums["count"],
-        text,
-        assumed_sd=_SD,
-        assumption=assumption,
-    )
 
 
 def _prediction(record: RankedTexts, shares_N: Floats) -> Prediction:

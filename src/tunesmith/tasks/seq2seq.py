@@ -216,12 +216,12 @@ class Seq2Seq(Task):
                 "runs of up to six characters in common, over all targets (chrF2, 0 to 100)",
                 generated=True,
             ),
-            *(_mean(name, text, _SD, f"targets' changes differ by {_SD:g} (standard deviation)")
-              for name, text in said.items()),
-            _mean("exact_match", "share of the generated targets that are the right ones", 0.2**0.5,
-                  "20% of the generated targets change between right and wrong"),
-            _mean("stops_by_itself", "share of the generated targets that end by themselves",
-                  0.2**0.5, "20% of the generated targets change in this"),
+            *(Metric.mean(
+                name, text, over="generated", generated=True, assumed_sd=_SD,
+                assumption=f"targets' changes differ by {_SD:g} (standard deviation)",
+            ) for name, text in said.items()),
+            _share("exact_match", "are the right ones", "between right and wrong"),
+            _share("stops_by_itself", "end by themselves", "in this"),
         ]  # fmt: skip
         return {metric.name: metric for metric in found}
 
@@ -340,13 +340,12 @@ _OWN = ("min_length", "min_new_tokens", "no_repeat_ngram_size", "length_penalty"
 """Settings that change what is generated, and that a recipe does not have."""
 
 
-def _mean(name: str, description: str, sd: float, assumption: str) -> Metric:
-    return Metric(
+def _share(name: str, description: str, changes: str) -> Metric:
+    return Metric.mean(
         name,
-        (name, "generated"),
-        lambda sums: sums[name] / sums["generated"],
-        description,
+        f"share of the generated targets that {description}",
+        over="generated",
         generated=True,
-        assumed_sd=sd,
-        assumption=assumption,
+        assumed_sd=0.2**0.5,
+        assumption=f"20% of the generated targets change {changes}",
     )

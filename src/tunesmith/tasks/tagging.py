@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.data.alignment import Aligned, align
-from tunesmith.data.frame import around
 from tunesmith.data.records import Entity, TaggedText
 from tunesmith.data.tagged import of_words
 from tunesmith.data.tagging import Scheme, labels_in, read_tags, words_of, write_tags
 from tunesmith.data.windows import windows
-from tunesmith.errors import DataError, ModelError, RecipeError
+from tunesmith.errors import DataError, RecipeError
 from tunesmith.registry import TASKS
 from tunesmith.scores.entities import cells_of, count_entities, macro_f1, micro
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Span, Task
+from tunesmith.tasks.parts.fitting import Margins, check_places
 from tunesmith.tasks.parts.labels import check_listed, listed_once
-from tunesmith.tasks.parts.pieces import owners
+from tunesmith.tasks.parts.pieces import by_record
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
@@ -112,34 +112,19 @@ class Tagging(Task):
             ModelError: the tokenizer cannot say where in the text a token stands.
             RecipeError: windows of this length and overlap hold nothing new.
         """
-        if not model.tokenizer.is_fast:
-            raise ModelError(
-                "The tokenizer cannot say where in a text its tokens stand.",
-                where=model.source.name,
-                fix="Choose a model that has a tokenizer.json.",
-            )
+        check_places(model)
         self._tokenizer = model.tokenizer
-        self._prefix, self._suffix = around(model.tokenizer)
-        context = model.anatomy.context_length
-        length = min(self.options.max_length or context, context)
-        self._room = length - len(self._prefix) - len(self._suffix)
-        if self._room <= 0:
-            raise RecipeError(
-                f"{length} tokens leave no room for text beside the tokenizer's own"
-                f" {len(self._prefix) + len(self._suffix)}.",
-                where="task.max_length",
-                fix="Raise it.",
-            )
-        self._overlap = self.options.overlap
-        if self._overlap >= self._room:
+        self._margins = Margins.of(model, self.options.max_length)
+        self._overlap, room = self.options.overlap, self._margins.room
+        if self._overlap >= room:
             if "overlap" in self.options.model_fields_set:
                 raise RecipeError(
-                    f"Windows of {self._room} tokens of which {self._overlap} are those of the"
+                    f"Windows of {room} tokens of which {self._overlap} are those of the"
                     " window before hold nothing new.",
                     where="task.overlap",
                     fix="Lower it, or raise `task.max_length`.",
                 )
-            self._overlap = self._room // 2
+            self._overlap = room // 2
 
     def encode(self, record: TaggedText) -> Encoded:
         """Encode a whole text, however long.
@@ -153,7 +138,7 @@ class Tagging(Task):
 
     def pieces(self, record: TaggedText) -> list[Encoded]:
         """Encode a text as windows of at most `max_length` tokens."""
-        return self._encode(record, self._room)
+        return self._encode(record, self._margins.room)
 
     def _encode(self, record: TaggedText, room: int) -> list[Encoded]:
         from tunesmith.data.batch import NO_CLASS, Encoded, EncodedStream
@@ -162,7 +147,6 @@ class Tagging(Task):
         classes = [NO_CLASS] * len(aligned.ids)
         for first, place in zip(aligned.firsts, self._classes(record, aligned), strict=True):
             classes[first] = place
-        before, behind = (NO_CLASS,) * len(self._prefix), (NO_CLASS,) * len(self._suffix)
         found = []
         for window in windows(len(aligned.ids), room, self._overlap):
             ids = aligned.ids[window.start : window.end]
@@ -171,7 +155,7 @@ class Tagging(Task):
                 for place in range(window.start, window.end)
             )
             stream = EncodedStream(
-                (*self._prefix, *ids, *self._suffix), classes=(*before, *own, *behind)
+                self._margins.around(ids), classes=self._margins.marked(own, NO_CLASS)
             )
             found.append(Encoded({"text": stream}, continues=window.start > 0))
         return found
@@ -216,15 +200,15 @@ class Tagging(Task):
                 assumed_sd=_SD, assumption=assumption,
             ),
             *(_of_label(label) for label in named),
-            Metric(
-                "accuracy", ("correct", "words"), lambda sums: sums["correct"] / sums["words"],
+            Metric.mean(
+                "accuracy",
                 "share of the words whose likeliest tag is the right one; most words name nothing",
+                of="correct", over="words",
             ),
-            Metric(
-                "log_likelihood", ("log_likelihood", "words"),
-                lambda sums: sums["log_likelihood"] / sums["words"],
+            Metric.mean(
+                "log_likelihood",
                 "logarithm of the probability that the model gives to the right tag",
-                unit="nats per word", assumed_sd=0.3,
+                over="words", unit="nats per word", assumed_sd=0.3,
                 assumption="records' changes differ by 0.3 nats per word (standard deviation)",
             ),
         ]  # fmt: skip
@@ -274,32 +258,20 @@ class Tagging(Task):
         console: Console,
     ) -> list[NDArray[np.float64]]:
         """Return for each record the log-probability of each tag for each word, `[W, C]`."""
-        import torch
+        from scipy.special import log_softmax
 
         from tunesmith.data.batch import NO_CLASS
-        from tunesmith.engine.batching import batches
-        from tunesmith.objectives.base import PerToken
+        from tunesmith.engine.outputs import token_outputs
 
-        pieces: list[NDArray[np.float64]] = [np.empty(0)] * len(examples)
-        with console.progress("measure", len(examples)) as bar:
-            for batch in batches(examples, tokens_per_batch, packed=engine.packed):
-                outputs_TC = engine.forward(batch, PerToken).outputs_TC.cpu().double()
-                logprobs_TC = torch.log_softmax(outputs_TC, dim=-1)
-                assert batch.text.classes_T is not None
-                decided_T = batch.text.classes_T != NO_CLASS
-                lengths = batch.text.lengths
-                for index, logprobs, decided in zip(
-                    batch.indices,
-                    torch.split(logprobs_TC, lengths),
-                    torch.split(decided_T, lengths),
-                    strict=True,
-                ):
-                    pieces[index] = logprobs[decided].numpy()
-                bar.advance(len(batch))
-        rows: dict[int, list[NDArray[np.float64]]] = {}
-        for owner, piece in zip(owners(examples), pieces, strict=True):
-            rows.setdefault(owner, []).append(piece)
-        return [np.concatenate(parts) for parts in rows.values()]
+        outputs = token_outputs(
+            engine, examples, tokens_per_batch=tokens_per_batch, console=console
+        )
+        decided = [np.array(each.streams["text"].classes) != NO_CLASS for each in examples]
+        pieces = [
+            log_softmax(outputs_LC[decided_L], axis=-1)
+            for outputs_LC, decided_L in zip(outputs, decided, strict=True)
+        ]
+        return [np.concatenate(parts) for parts in by_record(examples, pieces)]
 
     def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
         """Return what is named in each text, with its place and probability.

@@ -64,11 +64,10 @@ def token_scores(
 def token_metrics() -> list[Metric]:
     """Return the metrics of teacher-forced text: log-likelihood a token, and perplexity."""
     return [
-        Metric(
+        Metric.mean(
             "log_likelihood",
-            ("log_likelihood", "tokens"),
-            lambda sums: sums["log_likelihood"] / sums["tokens"],
             "how likely the held-out text is to the model, given the right text before each token",
+            over="tokens",
             unit="nats per token",
             assumed_sd=0.3,
             assumption="records' changes differ by 0.3 nats per token (standard deviation)",
