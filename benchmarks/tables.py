@@ -187,25 +187,73 @@ def scaling_table(report: Report) -> str:
 
 
 def techniques_table(report: Report) -> str:
-    """Every technique on every task, as `techniques.py` measured them."""
-    header = ["task, model", "technique", "metric", "before", "after"]
-    header += ["95% interval of the difference", "verdict", "learns", "tokens", "seconds"]
-    rows = [
-        [
-            r["job"],
-            f"`{r['technique']}`",
-            r["metric"],
-            f"{r['before']:.3f}",
-            f"{r['after']:.3f}",
-            f"{r['interval'][0]:+.3f} to {r['interval'][1]:+.3f}",
-            r["verdict"],
-            f"{r['trainable_parameters']:,}",
-            f"{r['tokens']:,}",
-            f"{r['seconds']:.0f}",
-        ]
-        for r in report["rows"]
+    """A table a job: what each technique brought, what it cost and what it forgot."""
+    hardware = report["hardware"]
+    parts = [f"{hardware['cpu']}, {hardware['threads']} threads, `{report['command']}`."]
+    for job in dict.fromkeys(row["job"] for row in report["rows"]):
+        rows = [row for row in report["rows"] if row["job"] == job]
+        first = rows[0]
+        about = (
+            f"**{job}**: {first['metric']} on {first['n']} records, {first['before']:.3f} before"
+        )
+        header = ["technique", "after", "95% interval of the difference", "verdict"]
+        header += ["general text, perplexity", "learns", "seconds", "peak memory (GiB)"]
+        parts += [about, table(header, [_technique_row(row) for row in rows])]
+    return "\n\n".join(parts)
+
+
+def _technique_row(row: Report) -> list[str]:
+    low, high = row["interval"]
+    return [
+        row["technique"],
+        f"{row['after']:.3f}",
+        f"{low:+.3f} to {high:+.3f}",
+        row["verdict"],
+        _forgotten(row["general"]),
+        f"{row['trainable_parameters']:,}",
+        f"{row['seconds']:.0f}",
+        f"{row['peak_memory_bytes'] / _GIB:.1f}",
     ]
-    return table(header, rows)
+
+
+def _forgotten(probe: Mapping[str, Any] | None) -> str:
+    if probe is None:
+        return "–"
+    told = ", worse" if probe["worse"] else ""
+    return f"{probe['before']:.2f} → {probe['after']:.2f}{told}"
+
+
+_WORK_TITLES = {
+    "preferences": "DPO: 8 pairs that share their prompts, LoRA on SmolLM2-135M",
+    "rollouts": "A policy gradient: 4 prompts with 8 answers each, LoRA on SmolLM2-135M",
+    "t5": "Encoder-decoder of T5-small's shape, all weights: 32 pairs",
+    "marian": "Encoder-decoder of OPUS-MT's shape, all weights: 32 pairs",
+}
+
+
+def verbs_table(report: Report) -> str:
+    """A table a kind of work: both sides of one step, as `verbs.py` measured them."""
+    hardware = report["hardware"]
+    parts = [
+        f"{report['steps']} steps, the first left out. {hardware['cpu']}, {hardware['threads']}"
+        f" threads, {', '.join(hardware['features'])}, {report['date']}, `{report['command']}`."
+    ]
+    header = ["side", "tokens/s", "peak memory (GiB)", "loss of the last step"]
+    header += ["Tunesmith is faster"]
+    for kind in dict.fromkeys(row["kind"] for row in report["summary"]):
+        rows = [
+            [
+                row["title"],
+                number(row.get("tokens_per_second")),
+                number(row.get("peak_memory_bytes"), ".1f", _GIB),
+                number(row.get("last_loss"), ".4f"),
+                times(row.get("faster")) if row["status"] == "finished" else row["status"],
+            ]
+            for row in report["summary"]
+            if row["kind"] == kind
+        ]
+        parts += [f"**{_WORK_TITLES[kind]}**", table(header, rows)]
+    return "\n\n".join(parts)
 
 
 def generation_table(report: Report) -> str:
@@ -315,6 +363,7 @@ _TABLES: dict[str, Callable[[Report], str]] = {
     "ladder": ladder_table,
     "scaling": scaling_table,
     "techniques": techniques_table,
+    "verbs": verbs_table,
     "memory": memory_table,
     "wrong_labels": wrong_labels_table,
 }

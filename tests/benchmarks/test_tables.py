@@ -14,6 +14,8 @@ from benchmarks.tables import (
     scaling_table,
     section,
     table,
+    techniques_table,
+    verbs_table,
     wrong_labels_table,
 )
 
@@ -242,3 +244,56 @@ def test_memory_says_by_how_much_a_prediction_is_off_and_which_case_failed() -> 
     name = "| small | full (optimizer: adamw_8bit), 3 layers twice | 4 × 256 tokens |"
     assert f"{name} 1.80 | 2.00 | -10% |" in shown
     assert f"{name} – | – | failed |" in shown
+
+
+def technique(title: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "job": "instruct",
+        "technique": title,
+        "verdict": "improved",
+        "metric": "log_likelihood",
+        "before": -3.1,
+        "after": -2.4,
+        "interval": [0.61, 0.82],
+        "n": 160,
+        "general": {"before": 19.9, "after": 20.4, "worse": True},
+        "trainable_parameters": 4_884_480,
+        "tokens": 2_575,
+        "seconds": 10.2,
+        "peak_memory_bytes": 2 * 2**30,
+        **changes,
+    }
+
+
+def test_a_technique_is_shown_with_what_it_brought_cost_and_forgot() -> None:
+    shown = techniques_table({**ABOUT, "rows": [technique("lora")]})
+
+    assert "**instruct**: log_likelihood on 160 records, -3.100 before" in shown
+    assert "| lora | -2.400 | +0.610 to +0.820 | improved |" in shown
+    assert "| 19.90 → 20.40, worse | 4,884,480 | 10 | 2.0 |" in shown
+
+
+def test_every_job_has_a_table_of_its_own_and_no_probe_is_a_dash() -> None:
+    rows = [technique("lora"), technique("repurpose", job="classification", general=None)]
+
+    shown = techniques_table({**ABOUT, "rows": rows})
+
+    assert shown.index("**instruct**") < shown.index("**classification**")
+    assert "| improved | – |" in shown
+
+
+def test_each_kind_of_work_at_the_verbs_has_a_table_with_both_sides() -> None:
+    figures = {"peak_memory_bytes": spread(2**30), "last_loss": spread(0.69)}
+    ours = {"kind": "t5", "title": "Tunesmith", "status": "finished", **figures}
+    theirs = {**ours, "title": "transformers", "tokens_per_second": spread(100)}
+    rows = [
+        {**ours, "tokens_per_second": spread(300)},
+        {**theirs, "faster": spread(3.0)},
+        {"kind": "marian", "title": "transformers", "status": "timed out"},
+    ]
+    shown = verbs_table({**ABOUT, "steps": 4, "summary": rows})
+
+    assert "| Tunesmith | 300 | 1.0 | 0.6900 | – |" in shown
+    assert "| transformers | 100 | 1.0 | 0.6900 | 3.00 × |" in shown
+    assert "| transformers | – | – | – | timed out |" in shown
+    assert shown.index("T5-small") < shown.index("OPUS-MT")
