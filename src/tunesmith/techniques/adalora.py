@@ -33,6 +33,8 @@ _SCORES = ("exp_avg_ipt", "exp_avg_unc")
 class AdaLora(PeftTechnique):
     """Low-rank adapters that share out their ranks among the linear maps as they learn."""
 
+    in_sentence_transformers = False
+
     class Options(BaseModel):
         """The adapters' size and place, and when ranks are taken away."""
 
@@ -83,13 +85,6 @@ class AdaLora(PeftTechnique):
             return self
 
     _gradients: dict[str, Tensor | None] | None = None
-
-    @classmethod
-    def refuses(cls, head: str, kind: str) -> str | None:
-        """Vectors are read by sentence-transformers, which knows no ranks that differ."""
-        if head == "embedding":
-            return "sentence-transformers cannot load its adapters; choose lora, layers or full"
-        return super().refuses(head, kind)
 
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration.

@@ -185,21 +185,6 @@ class Technique(Pace, ABC):
         """Write the result to `folder` in the format that its own ecosystem loads."""
 
 
-def needs_one_text(head: str, kind: str) -> str | None:
-    """Return why virtual tokens do not suit a head or a kind of model, or None where they do."""
-    if head == "masked_lm":
-        return (
-            "virtual tokens need a model of PEFT's, which has none that fills in words; choose"
-            " lora, layers or full"
-        )
-    if kind != "encoder-decoder":
-        return None
-    return (
-        "virtual tokens stand before one text, but an encoder-decoder reads one and writes another;"
-        " choose lora, ia3, layers or full"
-    )
-
-
 class WholeModel(Technique):
     """A change of the model's own weights; the result is a whole model for transformers."""
 
@@ -241,11 +226,16 @@ class PeftTechnique(Technique):
     learns whole beside the adapter.
     """
 
+    in_sentence_transformers: ClassVar[bool] = True
+    """Whether sentence-transformers, which reads vectors, loads the adapter."""
+
     @classmethod
     def refuses(cls, head: str, kind: str) -> str | None:
         """Adapters need a head that learns by steps."""
         if head == "features":
             return "adapters learn by steps, but these features stay as they are"
+        if head == "embedding" and not cls.in_sentence_transformers:
+            return "sentence-transformers cannot load its adapters; choose lora, layers or full"
         return None
 
     def changes_base(self) -> str | None:

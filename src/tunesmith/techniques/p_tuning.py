@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import PeftTechnique, needs_one_text
+from tunesmith.techniques.parts.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
 
 @TECHNIQUES.register("p_tuning")
-class PTuning(PeftTechnique):
+class PTuning(VirtualTokens):
     """Vectors that are read before each text, made by a small network that learns."""
 
     class Options(BaseModel):
@@ -34,16 +34,6 @@ class PTuning(PeftTechnique):
             default="mlp", description="what makes the vectors: three linear maps, or an LSTM"
         )
         hidden: int = Field(default=128, ge=1, le=16384, description="width of the network")
-
-    @property
-    def begins_as_base(self) -> bool:
-        """What is put before each text is new."""
-        return False
-
-    @classmethod
-    def refuses(cls, head: str, kind: str) -> str | None:
-        """Virtual tokens need a model of one stack."""
-        return needs_one_text(head, kind) or super().refuses(head, kind)
 
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration."""

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import PeftTechnique, needs_one_text
+from tunesmith.techniques.parts.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
 
 @TECHNIQUES.register("prefix_tuning")
-class PrefixTuning(PeftTechnique):
+class PrefixTuning(VirtualTokens):
     """Learnt keys and values before those of every text, in each layer."""
 
     class Options(BaseModel):
@@ -38,16 +38,6 @@ class PrefixTuning(PeftTechnique):
             description="width of a network that makes them while they learn, which steadies "
             "learning; null: they learn directly",
         )
-
-    @property
-    def begins_as_base(self) -> bool:
-        """What is put before each text is new."""
-        return False
-
-    @classmethod
-    def refuses(cls, head: str, kind: str) -> str | None:
-        """Virtual tokens need a model of one stack."""
-        return needs_one_text(head, kind) or super().refuses(head, kind)
 
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration."""

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.registry import TECHNIQUES
-from tunesmith.techniques.base import PeftTechnique, needs_one_text
+from tunesmith.techniques.parts.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
 
 @TECHNIQUES.register("prompt_tuning")
-class PromptTuning(PeftTechnique):
+class PromptTuning(VirtualTokens):
     """Learnt vectors that are read before each text."""
 
     class Options(BaseModel):
@@ -36,16 +36,6 @@ class PromptTuning(PeftTechnique):
             description="text whose embeddings the vectors begin as, repeated to the length; null: "
             "those of tokens drawn at random",
         )
-
-    @property
-    def begins_as_base(self) -> bool:
-        """What is put before each text is new."""
-        return False
-
-    @classmethod
-    def refuses(cls, head: str, kind: str) -> str | None:
-        """Virtual tokens need a model of one stack."""
-        return needs_one_text(head, kind) or super().refuses(head, kind)
 
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration."""

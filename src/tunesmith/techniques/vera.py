@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class Vera(PeftTechnique):
     """Vectors that rescale random low-rank maps beside those of the layers."""
 
+    in_sentence_transformers = False
+
     class Options(BaseModel):
         """The size of the random factors, and where they stand."""
 
@@ -44,13 +46,6 @@ class Vera(PeftTechnique):
             description="linear maps that get an adapter: all of the layers', or names such as "
             "`q_proj` or `mlp.up_proj`",
         )
-
-    @classmethod
-    def refuses(cls, head: str, kind: str) -> str | None:
-        """Vectors are read by sentence-transformers, which cannot read these adapters."""
-        if head == "embedding":
-            return "sentence-transformers cannot load its adapters; choose lora, layers or full"
-        return super().refuses(head, kind)
 
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration.
