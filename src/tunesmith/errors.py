@@ -71,3 +71,8 @@ def suggest(word: str, known: Iterable[str]) -> str:
     if near:
         return f"Did you mean {near[0]!r}?"
     return f"Known: {', '.join(words)}."
+
+
+def first_line(error: BaseException) -> str:
+    """Return what another library's error says in its first line, or of what kind it is."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :.")

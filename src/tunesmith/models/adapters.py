@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith.errors import RecipeError, suggest
+from tunesmith.errors import RecipeError, first_line, suggest
 from tunesmith.models.anatomy.blocks import attention_of
 from tunesmith.models.heads import HEADS
 from tunesmith.models.learning import freeze, widen
@@ -151,7 +151,7 @@ def attach(model: Model, config: Any) -> None:
     except (TypeError, ValueError, NotImplementedError) as error:
         raise RecipeError(
             f"PEFT has no {config.peft_type.value} adapter for this {model.anatomy.family} model: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             where="technique",
             fix="Choose other targets, or the technique lora.",
         ) from error
@@ -249,7 +249,3 @@ def _gives_keys(name: str) -> bool:
     return last.startswith(("k", "v")) or any(
         word in last for word in ("qkv", "query_key_value", "c_attn")
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tunesmith.errors import RecipeError
+from tunesmith.errors import RecipeError, first_line
 from tunesmith.models.anatomy import Anatomy, study
 from tunesmith.models.anatomy.blueprint import builder_of
 from tunesmith.models.quiet import quiet
@@ -58,7 +58,7 @@ class Draft:
                 built: nn.Module = builder_of(config)(config, dtype=self.dtype)
         except Exception as error:  # configurations complain with whatever they like
             raise RecipeError(
-                f"The family {self.anatomy.family} cannot be changed so: {_first_line(error)}",
+                f"The family {self.anatomy.family} cannot be changed so: {first_line(error)}",
                 where="surgery",
             ) from error
         return built.eval()
@@ -150,7 +150,3 @@ def reorder_lists(config: Any, depth: int, order: Sequence[int]) -> None:
     for name, value in list(config.to_dict().items()):
         if isinstance(value, list) and len(value) == depth and "layer" in name:
             setattr(config, name, [value[old] for old in order])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :.") + "."

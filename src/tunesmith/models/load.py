@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from tunesmith.console import Console
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, first_line
 from tunesmith.models import quantised as quantisation
 from tunesmith.models import soundness
 from tunesmith.models.adapters import changes_anything
@@ -207,7 +207,7 @@ def _tokenizer_at(folder: Path, name: str) -> Any:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # readers of damaged files raise whatever they like
         raise ModelError(
-            f"The tokenizer of {name} cannot be read: {_first_line(error)}",
+            f"The tokenizer of {name} cannot be read: {first_line(error)}",
             where=str(folder),
             fix="The folder needs the tokenizer's files (tokenizer.json, tokenizer_config.json) "
             "beside the weights.",
@@ -245,7 +245,7 @@ def _load_module(
             )
     except Exception as error:  # readers of damaged files raise whatever they like
         raise ModelError(
-            f"The weights of {source.name} cannot be loaded: {_first_line(error)}",
+            f"The weights of {source.name} cannot be loaded: {first_line(error)}",
             where=str(source.path),
             fix="Fetch or save the model again; a model that brings its own code is not run.",
         ) from error
@@ -260,7 +260,7 @@ def _skeleton(source: Resolved, head: str) -> Any:
             return _CLASSES[head].from_config(config)
     except Exception as error:  # readers of damaged files raise whatever they like
         raise ModelError(
-            f"The configuration of {source.name} cannot be read: {_first_line(error)}",
+            f"The configuration of {source.name} cannot be read: {first_line(error)}",
             where=str(source.path),
             fix="Fetch or save the model again; a model that brings its own code is not run.",
         ) from error
@@ -285,7 +285,7 @@ def _load_adapter(folder: Path, notes: Notes, dtype: torch.dtype, console: Conso
                 read_virtual_tokens(model)
     except Exception as error:  # readers of damaged files raise whatever they like
         raise ModelError(
-            f"The adapter cannot be loaded: {_first_line(error)}",
+            f"The adapter cannot be loaded: {first_line(error)}",
             where=str(folder),
             fix="Take it from the run again.",
         ) from error
@@ -382,7 +382,3 @@ def _give_padding(model: Model) -> None:
         model.tokenizer.pad_token = model.tokenizer.eos_token
     if config.pad_token_id is None:
         config.pad_token_id = model.tokenizer.pad_token_id
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :")

@@ -14,6 +14,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from tunesmith.quality.findings import shortened
+
 _REFUSALS = (
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b",
     r"\bi(?:'m| am) (?:just |only )?an? (?:ai|(?:large )?language model)\b",
@@ -104,7 +106,7 @@ def _count(said: dict[int, str], how: str, found: dict[int, list[str]]) -> None:
     for place, text in said.items():
         if counts[text] >= least:
             others = counts[text] - 1
-            found.setdefault(place, []).append(f"{how} {others} others: “{_short(text)}”")
+            found.setdefault(place, []).append(f"{how} {others} others: “{shortened(text)}”")
 
 
 def _plain(text: str) -> str:
@@ -112,8 +114,4 @@ def _plain(text: str) -> str:
 
 
 def _around(hit: re.Match[str]) -> str:
-    return _short(" ".join(hit[0].split()))
-
-
-def _short(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"
+    return shortened(" ".join(hit[0].split()))

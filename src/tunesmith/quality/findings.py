@@ -58,3 +58,8 @@ def in_order(findings: list[Finding]) -> list[Finding]:
     """Return findings by kind, in the order of `KINDS`, the clearest of each first."""
     rank = {kind: number for number, kind in enumerate(KINDS)}
     return sorted(findings, key=lambda one: (rank[one.kind], -one.score, one.place))
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """Return the beginning of a text, for a reason to show."""
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -74,11 +74,6 @@ class PageFault:
     median: float
     samples: int
 
-    @property
-    def bytes_per_second(self) -> float:
-        """How fast fresh memory can be had."""
-        return self.page_bytes / self.best
-
 
 @dataclass(frozen=True)
 class Surroundings:

@@ -24,6 +24,7 @@ from tunesmith.models.quantised import Quantised, stored_as
 from tunesmith.models.resolve import Resolved, resolve
 from tunesmith.models.seeded import seeded
 from tunesmith.recipes.schema import Recipe
+from tunesmith.recipes.training import TrainingOptions
 from tunesmith.runs.members import make_objective, make_operations
 from tunesmith.runs.study import study_records
 from tunesmith.tasks.base import Task
@@ -83,23 +84,22 @@ def build_engine(
     if model.streamed is not None:
         model.streamed.check_unchanged()
     task.bind(model)  # what learns may take room of the context
-    return Engine(
-        model,
-        technique.parameter_groups(model),
-        AdamWOptions(
-            weight_decay=training.weight_decay,
-            beta1=training.beta1,
-            beta2=training.beta2,
-            epsilon=training.epsilon,
-            max_grad_norm=training.max_grad_norm,
-            kind=training.optimizer,
-            clip_per_tensor=training.clip_per_tensor,
-            in_backward=training.optimizer_in_backward,
-            stochastic_rounding=training.stochastic_rounding,
-            seed=training.seed,
-        ),
-        dtype=dtype,
-        packing=training.packing,
+    groups = technique.parameter_groups(model)
+    return Engine(model, groups, _updates(training), dtype=dtype, packing=training.packing)
+
+
+def _updates(training: TrainingOptions) -> AdamWOptions:
+    return AdamWOptions(
+        weight_decay=training.weight_decay,
+        beta1=training.beta1,
+        beta2=training.beta2,
+        epsilon=training.epsilon,
+        max_grad_norm=training.max_grad_norm,
+        kind=training.optimizer,
+        clip_per_tensor=training.clip_per_tensor,
+        in_backward=training.optimizer_in_backward,
+        stochastic_rounding=training.stochastic_rounding,
+        seed=training.seed,
     )
 
 

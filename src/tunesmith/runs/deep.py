@@ -26,7 +26,7 @@ from tunesmith.data.records import (
 from tunesmith.quality.answers import find_boilerplate, find_refusals
 from tunesmith.quality.conflicts import answer_of, find_conflicts
 from tunesmith.quality.duplicates import Duplicates, find_duplicates
-from tunesmith.quality.findings import KINDS, Finding, Looked, in_order
+from tunesmith.quality.findings import KINDS, Finding, Looked, in_order, shortened
 from tunesmith.quality.labels import find_wrong_labels
 from tunesmith.quality.languages import Mixture, languages_of
 from tunesmith.quality.leaks import find_leaks
@@ -252,8 +252,8 @@ def _conflicts(everything: Records) -> tuple[Findings, Looked]:
         Finding(
             "conflict",
             place,
-            f"“{_short(answer_of(everything.records[place]))}”; in {_listed(others)}"
-            f" “{_short(answer_of(everything.records[others_places[0]]))}”",
+            f"“{shortened(answer_of(everything.records[place]))}”; in {_listed(others)}"
+            f" “{shortened(answer_of(everything.records[others_places[0]]))}”",
         )
         for group in find_conflicts(everything.records)
         for place in group
@@ -372,10 +372,6 @@ def _classes(everything: Records) -> dict[str, dict[str, int]]:
         part: dict(sorted(of_part.items(), key=lambda item: (-item[1], item[0])))
         for part, of_part in counts.items()
     }
-
-
-def _short(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _listed(names: Sequence[str], shown: int = 3) -> str:

@@ -16,7 +16,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, first_line
 from tunesmith.models.quiet import quiet
 
 
@@ -39,7 +39,7 @@ def blueprint(folder: Path, name: str) -> nn.Module:
     except Exception as error:  # readers of odd configurations raise whatever they like
         raise ModelError(
             f"The configuration of {name} describes no model that transformers has: "
-            f"{_first_line(error)}",
+            f"{first_line(error)}",
             where=str(folder / "config.json"),
             fix="Choose a model of a family that transformers knows; a model that brings its own "
             "code is not run.",
@@ -61,7 +61,3 @@ def builder_of(config: Any) -> Any:
     """Return what makes a module of a configuration: `builder(config, dtype=…)`."""
     found = architecture_class(config)
     return found.from_config if found is AutoModel else found._from_config
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :.")
