@@ -281,6 +281,15 @@ def test_a_finished_run_whose_figures_are_damaged_says_so(job, command) -> None:
     refused(command("report", "whole"), 2, "evaluation/metrics.json: It is damaged", "a copy")
 
 
+def test_figures_that_are_gone_are_made_anew_from_the_scores(job, command) -> None:
+    figures = job / "runs/whole/evaluation/metrics.json"
+    as_they_were = figures.read_text()
+    figures.unlink()
+    refused(command("report", "whole"), 2, "metrics.json")
+    assert command("train", "--resume", "whole").code == 0
+    assert figures.read_text() == as_they_were
+
+
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [

@@ -261,7 +261,7 @@ def _read_json(run_dir: Path, name: str, model: type[M]) -> M:
         raise InputError(
             f"It is damaged: {field}{first['msg']}.",
             where=str(path),
-            fix="Restore it from a copy, or train anew under another --name.",
+            fix="Restore it from a copy, or remove it: `tunesmith train --resume` makes it anew.",
         ) from error
     if found.schema_version != SCHEMA_VERSION:
         raise InputError(

@@ -62,6 +62,12 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.report = path / "report.html"
 
+    @property
+    def finished(self) -> bool:
+        """Whether all is there that the end of a run leaves."""
+        left = (self.metrics, self.predictions, self.task, self.summary, self.report)
+        return all(file.exists() for file in left)
+
     @classmethod
     @contextmanager
     def creating(cls, runs_dir: Path, name: str, *, numbered: bool) -> Iterator[RunFolder]:

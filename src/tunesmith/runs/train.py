@@ -87,7 +87,7 @@ def resume(
     console = console or Console()
     folder = RunFolder.open(run, Path(runs_dir))
     with folder.locked():
-        if folder.report.exists():
+        if folder.finished:
             console.note(f"{folder.path} has finished already.")
             return Run(folder)
         began = folder.read_json(folder.record)
