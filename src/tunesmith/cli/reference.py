@@ -127,7 +127,7 @@ def recipe_page() -> str:
         "",
         *_fields(schema, definitions),
     ]
-    for section in ("data", "training", "evaluation"):
+    for section in ("data", "base", "training", "evaluation"):
         model = definitions[f"{section.capitalize()}Options"]
         lines += [
             f"## {section}",
@@ -136,7 +136,7 @@ def recipe_page() -> str:
             "",
             *_fields(model, definitions),
         ]
-    for kind in ("task", "technique", "objective", "operation"):
+    for kind in ("task", "technique", "objective", "operation", "retainer"):
         choice = definitions[f"{kind.capitalize()}Choice"]
         lines += [f"## {kind}", "", _first(choice["description"]), ""]
         for member in choice["oneOf"][1:]:
