@@ -74,6 +74,4 @@ def test_work_tells_sources_from_targets():
         "source": EncodedStream((1, 2, 3)),
         "target": EncodedStream((4, 5), (0.0, 1.0)),
     }
-    example = Encoded(streams)
-    assert Work.of(collate([example])) == Work((2,), 1, (3,))
-    assert Work.of_examples([example]) == Work((2,), 1, (3,))
+    assert Work.of(collate([Encoded(streams)])) == Work((2,), 1, (3,))

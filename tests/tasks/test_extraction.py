@@ -108,7 +108,7 @@ def test_records_without_any_answer_are_an_error() -> None:
 
 def outputs(task: Extraction, record: QuestionedText, **peaks: float) -> list[np.ndarray]:
     """Logits of one window: for each text a score where it begins and ends; `none` at the front."""
-    laid = task._lay(record)
+    laid = task._layout.lay(record)
     found = np.zeros((len(laid.before) + len(laid.ids) + 1, 2))
     for text, score in peaks.items():
         if text == "none":
@@ -132,9 +132,9 @@ def test_no_answer_is_longer_than_asked_for_or_ends_before_it_begins() -> None:
     laid = outputs(task, RECORDS[0], Rome=8, Ada=6)
     assert task._score(0, RECORDS[0], laid).output == "Ada"
     backwards = outputs(task, RECORDS[0], lives=1)
-    first = len(task._lay(RECORDS[0]).before)
+    first = len(task._layout.lay(RECORDS[0]).before)
     backwards[0][first + 13, 0] = backwards[0][first + 2, 1] = 9  # "Rome" begins after "Ada" ends
-    found = task._best(task._lay(RECORDS[0]), backwards)
+    found = task._best(task._layout.lay(RECORDS[0]), backwards)
     assert found.start <= found.end <= found.start + 3
 
 
@@ -157,7 +157,7 @@ def test_nothing_is_said_where_that_scores_higher_by_the_threshold() -> None:
 def test_the_best_window_decides() -> None:
     task = bound(reader(), max_length=40, stride=10)
     record = asked("Where?", "Rome", text=LONG)
-    laid = task._lay(record)
+    laid = task._layout.lay(record)
     found = [np.zeros((len(laid.before) + w.end - w.start + 1, 2)) for w in laid.windows]
     token = LONG.index("Rome")
     for score, (window, logits) in enumerate(zip(laid.windows, found, strict=True), start=1):

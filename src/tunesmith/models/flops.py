@@ -37,7 +37,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith.data.batch import Batch, Encoded
+from tunesmith.data.batch import Batch
 from tunesmith.models.anatomy import Anatomy
 from tunesmith.models.anatomy.blocks import attention_of
 from tunesmith.models.heads import HEADS, head_of
@@ -70,17 +70,6 @@ class Work:
             tuple(length for stream in streams for length in stream.lengths),
             sum(int((weights_T != 0).sum()) for weights_T in weights),
             () if read is None else tuple(read.lengths),
-        )
-
-    @classmethod
-    def of_examples(cls, examples: Iterable[Encoded]) -> Work:
-        """Return the work of encoded records, however they will be laid into batches."""
-        named = [pair for example in examples for pair in example.streams.items()]
-        streams = [stream for name, stream in named if name != "source"]
-        return cls(
-            tuple(len(stream.ids) for stream in streams),
-            sum(stream.trained() for stream in streams),
-            tuple(len(stream.ids) for name, stream in named if name == "source"),
         )
 
 

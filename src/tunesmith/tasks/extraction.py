@@ -3,11 +3,11 @@
     QuestionedText ──pieces──> question + window of the text ──PerToken──> begin, end ──> F1, EM
 
 Question and text are laid out as the tokenizer lays out a pair (`[CLS] question [SEP] text [SEP]`
-for a BERT); where it puts nothing between the two, a line break stands there. A text longer than
-`max_length` becomes windows that overlap by `stride`, each with the whole question; a window
-without the answer is learnt to point at its first token, which is the sign for "no answer" (Devlin
-et al., 2018, arXiv:1810.04805). The best span of all windows is the answer; where unanswerable
-questions were learnt, the score of saying nothing is held against it. Figures are those of SQuAD.
+for a BERT; `data/question_windows.py`). A text longer than `max_length` becomes windows that
+overlap by `stride`, each with the whole question; a window without the answer is learnt to point at
+its first token, which is the sign for "no answer". The best span of all windows is the answer;
+where unanswerable questions were learnt, the score of saying nothing is held against it. Figures
+are those of SQuAD.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tunesmith.data.frame import Frame, encoded_text
+from tunesmith.data.question_windows import NO_ANSWER, Laid, QuestionLayout
 from tunesmith.data.records import QuestionedText
-from tunesmith.data.windows import Window, windows
+from tunesmith.data.windows import Window
 from tunesmith.errors import DataError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.scores.answers import best_span, exact, overlap
@@ -38,26 +38,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-NO_ANSWER = (0, 0)
 SILENCE = "no answer"
 _SD = 0.4
-
-
-@dataclass(frozen=True)
-class _Laid:
-    """A question and a text in tokens: what stands before each window, and the windows."""
-
-    before: list[int]
-    ids: list[int]
-    offsets: list[tuple[int, int]]
-    windows: list[Window]
-
-    def label(self, window: Window, answer: tuple[int, int] | None) -> tuple[int, int]:
-        """Return where in a window an answer stands, given its first and last token in the text."""
-        if answer is None or answer[0] < window.start or answer[1] >= window.end:
-            return NO_ANSWER
-        shift = len(self.before) - window.start
-        return answer[0] + shift, answer[1] + shift
 
 
 @dataclass(frozen=True)
@@ -135,17 +117,13 @@ class Extraction(Task):
         tokenizer = model.tokenizer
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
-        self._tokenizer = tokenizer
-        frame = Frame.of(tokenizer)
-        self._prefix, self._suffix = frame.before, frame.behind
-        line_break = list(tokenizer("\n", add_special_tokens=False)["input_ids"])
-        self._middle = frame.between or line_break
-        self._max_length = most_tokens(model, self.options.max_length)
+        length = most_tokens(model, self.options.max_length)
+        self._layout = QuestionLayout(tokenizer, length, self.options.stride)
 
     def encode(self, record: QuestionedText) -> Encoded:
         """Encode a question with the whole text, however long."""
-        laid = self._lay(record, whole=True)
-        return self._window(laid, laid.windows[0], self._place(record, laid))
+        laid = self._layout.lay(record, whole=True)
+        return _example(laid, laid.windows[0])
 
     def pieces(self, record: QuestionedText) -> list[Encoded]:
         """Encode a question with each window of its text.
@@ -154,58 +132,15 @@ class Extraction(Task):
             UnlearnableError: question or text has no tokens, or no window holds the answer.
             DataError: the question leaves no room for the text.
         """
-        laid = self._lay(record)
-        answer = self._place(record, laid)
-        found = [self._window(laid, window, answer) for window in laid.windows]
-        if answer is not None and all(example.label == NO_ANSWER for example in found):
+        laid = self._layout.lay(record)
+        found = [_example(laid, window) for window in laid.windows]
+        if laid.answer is not None and all(example.label == NO_ANSWER for example in found):
             raise UnlearnableError(
-                f"The answer has {answer[1] - answer[0] + 1} tokens, so that no window of"
+                f"The answer has {laid.answer[1] - laid.answer[0] + 1} tokens, so that no window of"
                 f" {laid.windows[0].end} holds it whole.",
                 fix="Raise `task.max_length` or `task.stride`, or shorten the answer.",
             )
         return found
-
-    def _window(self, laid: _Laid, window: Window, answer: tuple[int, int] | None) -> Encoded:
-        from tunesmith.data.batch import Encoded, EncodedStream
-
-        ids = (*laid.before, *laid.ids[window.start : window.end], *self._suffix)
-        label = laid.label(window, answer)
-        return Encoded({"text": EncodedStream(ids)}, label, continues=window.start > 0)
-
-    def _lay(self, record: QuestionedText, *, whole: bool = False) -> _Laid:
-        question, _ = self._tokens(record.question.strip())
-        ids, offsets = self._tokens(record.text)
-        if not question or not ids:
-            which = "text" if question else "question"
-            raise UnlearnableError(f"The {which} has no tokens.", fix="Remove the record.")
-        before = [*self._prefix, *question, *self._middle]
-        room = self._max_length - len(before) - len(self._suffix)
-        if whole:
-            room = len(ids)
-        if room < 1:
-            raise DataError(
-                f"The question has {len(question)} tokens, which leaves no room for the text in"
-                f" {self._max_length}.",
-                fix="Shorten it, or raise `task.max_length`.",
-            )
-        return _Laid(
-            before, ids, offsets, windows(len(ids), room, min(self.options.stride, room // 2))
-        )
-
-    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoded = encoded_text(self._tokenizer, text, places=True)
-        return list(encoded["input_ids"]), encoded["offset_mapping"]
-
-    def _place(self, record: QuestionedText, laid: _Laid) -> tuple[int, int] | None:
-        """Return the first and last token of the first answer; None where there is none."""
-        if not record.answers:
-            return None
-        start = record.answers[0].start
-        end = start + len(record.answers[0].text)
-        inside = [i for i, (a, b) in enumerate(laid.offsets) if a < end and b > start]
-        if not inside:
-            raise UnlearnableError("The answer has no tokens.", fix="Remove the record.")
-        return inside[0], inside[-1]
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -267,13 +202,12 @@ class Extraction(Task):
         ]
 
     def _score(self, index: int, record: QuestionedText, outputs: Sequence[Floats]) -> ExampleScore:
-        laid = self._lay(record)
-        place = self._place(record, laid)
+        laid = self._layout.lay(record)
         said = self._said(record, self._best(laid, outputs))
         right = [answer.text for answer in record.answers]
         likelihood = 0.0
         for window, outputs_LC in zip(laid.windows, outputs, strict=True):
-            rows = list(laid.label(window, place))
+            rows = list(laid.label(window))
             likelihood += float(_log_softmax(outputs_LC)[rows, [0, 1]].mean())
         statistics = {
             "count": 1.0,
@@ -285,7 +219,7 @@ class Extraction(Task):
         }
         return ExampleScore(index, statistics, said or SILENCE)
 
-    def _best(self, laid: _Laid, outputs: Sequence[Floats]) -> _Found:
+    def _best(self, laid: Laid, outputs: Sequence[Floats]) -> _Found:
         """Return the best span of all windows, and the least score of saying nothing."""
         found: list[_Found] = []
         silence = min(float(outputs_LC[0].sum()) for outputs_LC in outputs)
@@ -338,7 +272,7 @@ class Extraction(Task):
         ]
 
     def _prediction(self, record: QuestionedText, outputs: Sequence[Floats]) -> Prediction:
-        found = self._best(self._lay(record), outputs)
+        found = self._best(self._layout.lay(record), outputs)
         said = self._said(record, found)
         if not said:
             return Prediction(SILENCE)
@@ -358,6 +292,13 @@ class Extraction(Task):
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back whether unanswerable questions were learnt."""
         self._silent = bool(state["silent"])
+
+
+def _example(laid: Laid, window: Window) -> Encoded:
+    from tunesmith.data.batch import Encoded, EncodedStream
+
+    stream = EncodedStream(laid.tokens(window))
+    return Encoded({"text": stream}, laid.label(window), continues=window.start > 0)
 
 
 def _log_softmax(outputs_LC: Floats) -> Floats:

@@ -23,7 +23,7 @@ from tunesmith.errors import DataError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.scores.translations import rouge
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Task
-from tunesmith.tasks.parts.answers import answer_prompts, check_room, prompts_of
+from tunesmith.tasks.parts.answers import answer_prompts, answers_to, check_room
 from tunesmith.tasks.parts.fitting import most_tokens
 from tunesmith.tasks.parts.tokens import token_metrics, token_scores
 
@@ -233,11 +233,7 @@ class Instruct(Task):
         Raises:
             DataError: an input is neither, or does not fit.
         """
-        from tunesmith.console import Console
-
-        prompts = prompts_of(self.prompt, inputs)
-        answers = answer_prompts(engine, prompts, console=Console(quiet=True))
-        return [Prediction(text) for text, _ in answers]
+        return answers_to(engine, self.prompt, inputs)
 
     def present(self, record: Conversation) -> tuple[str, str]:
         """Return the turns before the last answer, and that answer."""

@@ -22,7 +22,7 @@ from tunesmith.data.records import Document
 from tunesmith.errors import DataError, ModelError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Task
-from tunesmith.tasks.parts.answers import answer_prompts, check_room, prompts_of
+from tunesmith.tasks.parts.answers import answers_to, check_room
 from tunesmith.tasks.parts.fitting import most_tokens
 from tunesmith.tasks.parts.pieces import summed
 from tunesmith.tasks.parts.tokens import token_metrics, token_scores
@@ -186,11 +186,7 @@ class LanguageModeling(Task):
         Raises:
             DataError: an input is not a text, has no tokens, or does not fit.
         """
-        from tunesmith.console import Console
-
-        prompts = prompts_of(self.prompt, inputs)
-        answers = answer_prompts(engine, prompts, console=Console(quiet=True))
-        return [Prediction(text) for text, _ in answers]
+        return answers_to(engine, self.prompt, inputs)
 
     def present(self, record: Document) -> tuple[str, str]:
         """Return the text; there is no right answer beside it."""

@@ -31,7 +31,7 @@ from tunesmith.scores.translations import (
     rouge,
 )
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Task
-from tunesmith.tasks.parts.answers import answer_prompts, prompts_of
+from tunesmith.tasks.parts.answers import answer_prompts, answers_to
 from tunesmith.tasks.parts.tokens import token_metrics, token_scores
 
 if TYPE_CHECKING:
@@ -286,12 +286,7 @@ class Seq2Seq(Task):
         Raises:
             DataError: an input is no text.
         """
-        from tunesmith.console import Console
-
-        prompts = prompts_of(self.prompt, inputs)
-        quiet = Console(quiet=True)
-        written = answer_prompts(engine, prompts, console=quiet, beams=self.options.beams)
-        return [Prediction(text) for text, _ in written]
+        return answers_to(engine, self.prompt, inputs, beams=self.options.beams)
 
     def present(self, record: TextPair) -> tuple[str, str]:
         """Return the source as it is read, and the right target."""

@@ -1,6 +1,9 @@
 """What a model writes by itself: prompts of inputs, and the likeliest text behind each.
 
-inputs ──prompts_of──> Prompt … ──answer_prompts──> (text, whether it ended by itself) …
+    inputs ──prompts_of──> Prompt … ──answer_prompts──> (text, whether it ended by itself) …
+    inputs ──answers_to──> Prediction …
+
+It knows no task: how an input becomes a prompt is told to it.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError
-from tunesmith.tasks.base import Prompt
+from tunesmith.tasks.base import Prediction, Prompt
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
@@ -41,6 +44,21 @@ def answer_prompts(
                 text = engine.model.tokenizer.decode(answer.ids, skip_special_tokens=True)
                 found[index] = text, answer.stopped
     return found
+
+
+def answers_to(
+    engine: Engine, make: Callable[[Any], Prompt], inputs: Sequence[Any], *, beams: int = 1
+) -> list[Prediction]:
+    """Answer inputs of a user with the likeliest text behind the prompt that `make` makes of each.
+
+    Raises:
+        DataError: of the first input that cannot be one, with its number.
+    """
+    from tunesmith.console import Console
+
+    quiet = Console(quiet=True)
+    answers = answer_prompts(engine, prompts_of(make, inputs), console=quiet, beams=beams)
+    return [Prediction(text) for text, _ in answers]
 
 
 def prompts_of(make: Callable[[Any], Prompt], inputs: Sequence[Any]) -> list[Prompt]:

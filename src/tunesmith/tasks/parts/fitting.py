@@ -1,6 +1,8 @@
 """How much of a text fits a model beside the tokenizer's own tokens, and where its tokens stand.
 
-model, max_length ──Margins.of──> what stands before and behind every text, room between them
+    model, max_length ──Margins.of──> what stands before and behind every text, room between them
+
+It knows no task: what a text is made of, and what is learnt of it, is not seen here.
 """
 
 from __future__ import annotations
