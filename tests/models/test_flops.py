@@ -11,6 +11,7 @@ from tests.tiny import DECODERS, HEADS, HIDDEN, LAYERS, tiny_model, tiny_module
 from torch.utils.flop_counter import FlopCounterMode
 
 from tunesmith.data.batch import Encoded, EncodedStream, collate
+from tunesmith.engine.engine import Engine
 from tunesmith.models.anatomy import study
 from tunesmith.models.flops import Cost, Work, pairs, training_cost
 from tunesmith.models.heads import pool_documents
@@ -176,6 +177,50 @@ def test_pairs_are_those_that_a_query_may_see(
         if abs(i - j) < reach and (j <= i or not causal)
     ]
     assert pairs(length, causal=causal, window=window) == len(seen) == expected
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [None, 2, 4])
+@pytest.mark.parametrize("first", [0, 1, 3, 7])
+def test_queries_whose_rows_are_there_already_ask_nothing(
+    causal: bool, window: int | None, first: int
+) -> None:
+    reach = window or 7
+    seen = [
+        (i, j)
+        for i in range(first, 7)
+        for j in range(7)
+        if abs(i - j) < reach and (j <= i or not causal)
+    ]
+    assert pairs(7, causal=causal, window=window, first=first) == len(seen)
+
+
+def test_a_beginning_that_is_computed_once_is_counted_once() -> None:
+    model = prepared("llama", "full")
+    engine = Engine(model)
+    alike = [(4, 5, 6, 7, 8, 9), (4, 5, 6, 7, 3), (10, 11, 12), (4, 5, 6, 7, 8, 9)]
+    batch = collate([Encoded({"text": EncodedStream(ids, (1.0,) * len(ids))}) for ids in alike])
+    shared = Work.of(batch, engine.begun(batch))
+    assert sum(shared.lengths) - sum(shared.begun) == engine.computed_rows(batch) == 10
+    cost = replace(training_cost(model.module, model.anatomy), target=0.0)
+    # Of 6 + 1 + 3 + 0 rows: each asks its own document's keys up to its own place.
+    asked = 21 + 5 + 6
+    assert cost.flops(shared) == cost.token * 10 + cost.pair[None] * asked
+    assert cost.flops(shared) < cost.flops(Work.of(batch))
+    apart = Engine(model, packing=False)
+    assert apart.begun(batch) == ()
+
+
+VIRTUAL = 4
+
+
+@pytest.mark.parametrize("technique", ["prompt_tuning", "p_tuning", "prefix_tuning"])
+def test_virtual_tokens_are_counted_as_pytorch_counts_them(technique: str) -> None:
+    model = prepared("llama", technique, length=VIRTUAL)
+    cost = training_cost(model.module, model.anatomy, virtual=model.virtual)
+    without = model.virtual is not None and model.virtual.cached
+    lowest = LENGTH * 2 * (Q + 2 * KV) if without else 0  # no gradient below the lowest layer
+    assert seeing_all(cost).flops(WORK) - lowest == counted(model)
 
 
 def test_documents_of_a_pack_do_not_see_each_other() -> None:

@@ -36,6 +36,7 @@ from tunesmith.engine.precision import computing
 from tunesmith.engine.prefix import Prefix, find_prefix, frozen_tensors
 from tunesmith.engine.prefix_rows import compute_rows, going_on, refusal
 from tunesmith.engine.readout import PER_DOCUMENT, probe_output, read, read_documents
+from tunesmith.engine.sharing import begun
 from tunesmith.kernels.allocator import reuse_memory
 from tunesmith.kernels.token_loss import LogitShape
 from tunesmith.models.heads import document_rows
@@ -153,7 +154,23 @@ class Engine:
         if batch.source is not None:
             return pair_rows(batch.source, batch.text, packed=self.packed)
         share = not self._drops
-        return computed_rows(batch.whole, self.layout, packed=self.packed, share=share)
+        return computed_rows(batch.whole, self.layout, packed=self.packed, share=share) + (
+            len(batch.whole.lengths) * self.virtual_rows
+        )
+
+    @property
+    def virtual_rows(self) -> int:
+        """How many virtual tokens the body computes before each text."""
+        virtual = self.model.virtual
+        return 0 if virtual is None or virtual.cached else virtual.tokens
+
+    def begun(self, batch: Batch) -> tuple[int, ...]:
+        """Return how many first tokens of each document a training pass computes with another's.
+
+        Empty where every document is computed by itself.
+        """
+        shares = self.packed and self.layout.can_share and not self._drops
+        return begun(batch.whole) if shares and batch.source is None else ()
 
     def generate(
         self,

@@ -51,6 +51,21 @@ class Sharing:
 
 def shared_beginnings(stream: Stream) -> Sharing | None:
     """Return the tree of a batch, or None where sharing is not worth its cost."""
+    found = _in_order(stream)
+    return None if found is None else _tree(stream, stream.cu_seqlens.tolist(), *found)
+
+
+def begun(stream: Stream) -> tuple[int, ...]:
+    """Return how many of its first tokens each document shares; nothing where none are shared."""
+    found = _in_order(stream)
+    if found is None:
+        return ()
+    common = dict(zip(*found, strict=True))
+    return tuple(common[document] for document in range(len(common)))
+
+
+def _in_order(stream: Stream) -> tuple[list[int], list[int]] | None:
+    """Sort the documents; return them, and what each has in common with the one before it."""
     ends = stream.cu_seqlens.tolist()
     if len(ends) < 3:
         return None
@@ -58,9 +73,7 @@ def shared_beginnings(stream: Stream) -> Sharing | None:
     documents = [tokens[first:last] for first, last in pairwise(ends)]
     order = sorted(range(len(documents)), key=documents.__getitem__)
     common = [0, *(common_beginning(documents[a], documents[b]) for a, b in pairwise(order))]
-    if sum(common) < WORTH * len(tokens):
-        return None
-    return _tree(stream, ends, order, common)
+    return None if sum(common) < WORTH * len(tokens) else (order, common)
 
 
 def common_beginning(one: list[int], other: list[int]) -> int:

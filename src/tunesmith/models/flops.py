@@ -20,6 +20,10 @@ values; H heads of K elements), and 8 H K more where a gradient passes: 12 H K. 
 by document and exactly: L (L + 1) / 2 of a causal document of L tokens, L² where both directions
 are seen, fewer in a sliding window.
 
+Where documents begin alike, and their beginning is computed once, it is counted once. Virtual
+tokens are counted with each document: as tokens before it, or, where they are keys and values
+alone, in the pairs; what makes them (the maps of p-tuning) once for each of them.
+
 Not counted: looking up embeddings, norms, activations, softmax, positions, the loss, the
 optimiser, padding, and whatever is computed a second time to save memory. In the lowest layer that
 learns every map is counted with the gradient of its input; its first ones (q, k, v) may do without
@@ -41,6 +45,8 @@ from tunesmith.data.batch import Batch
 from tunesmith.models.anatomy import Anatomy
 from tunesmith.models.anatomy.blocks import attention_of
 from tunesmith.models.heads import HEADS, head_of
+from tunesmith.models.model import Virtual
+from tunesmith.models.virtual_tokens import HOLDER
 
 _PASS = 2.0
 """FLOPs of one weight in one product: a multiplication and an addition."""
@@ -54,15 +60,22 @@ class Work:
         lengths: tokens of each document.
         targets: positions whose next token is learnt.
         sources: of an encoder-decoder, tokens of the text that each document is written from.
+        begun: how many of the first tokens of each document are computed with another one; empty
+            where every document is computed by itself.
     """
 
     lengths: tuple[int, ...]
     targets: int = 0
     sources: tuple[int, ...] = ()
+    begun: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, batch: Batch) -> Work:
-        """Return the work of a batch."""
+    def of(cls, batch: Batch, begun: tuple[int, ...] = ()) -> Work:
+        """Return the work of a batch.
+
+        Args:
+            begun: see the class.
+        """
         read = batch.source
         streams = [stream for stream in batch.streams.values() if stream is not read]
         weights = [stream.weights_T for stream in streams if stream.weights_T is not None]
@@ -70,6 +83,7 @@ class Work:
             tuple(length for stream in streams for length in stream.lengths),
             sum(int((weights_T != 0).sum()) for weights_T in weights),
             () if read is None else tuple(read.lengths),
+            begun,
         )
 
 
@@ -87,6 +101,7 @@ class Cost:
         source: of an encoder-decoder, of each token of a source.
         read: of each pair of two tokens of a source, which an encoder sees in both directions.
         across: of each pair of a token that is written and a token of its source.
+        virtual: what is read before each document, where a technique has put something there.
     """
 
     token: float
@@ -97,15 +112,25 @@ class Cost:
     source: float = 0.0
     read: float = 0.0
     across: float = 0.0
+    virtual: Virtual | None = None
 
     def flops(self, work: Work) -> float:
         """Return the FLOPs of this work."""
+        # Of each document, virtual tokens among them: where its own queries begin and end.
+        before = self.virtual.tokens if self.virtual else 0
+        unasked = before if self.virtual and self.virtual.cached else 0
+        begun = work.begun or (0,) * len(work.lengths)
+        rows = [
+            (unasked + shared, before + length)
+            for shared, length in zip(begun, work.lengths, strict=True)
+        ]
         attention = sum(
-            flops * sum(pairs(length, causal=self.causal, window=window) for length in work.lengths)
+            flops
+            * sum(pairs(end, causal=self.causal, window=window, first=own) for own, end in rows)
             for window, flops in self.pair.items()
         )
         return (
-            self.token * sum(work.lengths)
+            self.token * sum(end - own for own, end in rows)
             + self.target * work.targets
             + self.document * len(work.lengths)
             + attention
@@ -122,25 +147,37 @@ class Cost:
         return replace(self, token=0.0, target=0.0, pair={}, source=0.0, read=0.0, across=0.0)
 
 
-def pairs(length: int, *, causal: bool, window: int | None = None) -> int:
+def pairs(length: int, *, causal: bool, window: int | None = None, first: int = 0) -> int:
     """Return how many pairs of a query and a key that it may see a document has.
 
     Args:
         window: how many keys back a query sees, itself included; in both directions, how far to
             either side.
+        first: the first query; those before it are keys alone.
     """
+    back = _looking_back(length, window) - _looking_back(first, window)
+    if causal:
+        return back
+    # What stands behind the last queries is as much as what stands before the first ones.
+    asking = length - first
+    return back + _looking_back(asking, window) - asking
+
+
+def _looking_back(length: int, window: int | None) -> int:
     reach = length if window is None else min(window, length)
-    before = reach * (reach + 1) // 2 + (length - reach) * reach
-    return before if causal else 2 * before - length
+    return reach * (reach + 1) // 2 + (length - reach) * reach
 
 
-def training_cost(module: nn.Module, anatomy: Anatomy, kept: int = 0) -> Cost:
+def training_cost(
+    module: nn.Module, anatomy: Anatomy, kept: int = 0, virtual: Virtual | None = None
+) -> Cost:
     """Return what one forward and backward pass costs, with what learns as it is marked now.
 
     Args:
         module: the model, adapters and heads included; what learns has `requires_grad`.
         anatomy: what is where in it.
         kept: the lowest layers whose output is read, not computed.
+        virtual: what is read before each document.
     """
     if anatomy.encoder is not None:
         return _cost_of_pairs(module, anatomy)
@@ -167,6 +204,9 @@ def training_cost(module: nn.Module, anatomy: Anatomy, kept: int = 0) -> Cost:
     if anatomy.output is not None:
         target = _cost(_maps(module.get_submodule(anatomy.output)), below)
     document = 0.0
+    if virtual is not None:
+        made_by = _maps(module.get_submodule(f"{anatomy.embeddings}.{HOLDER}"))
+        document = virtual.tokens * _cost(made_by, True)
     for name in anatomy.task_modules:
         part = module.get_submodule(name)
         if HEADS[head_of(module)].of_tokens:
@@ -174,7 +214,7 @@ def training_cost(module: nn.Module, anatomy: Anatomy, kept: int = 0) -> Cost:
         else:
             document += _cost(_maps(part), below)
         below = below or _learns(part.parameters())
-    return Cost(token, target, document, pair, anatomy.kind == "decoder")
+    return Cost(token, target, document, pair, anatomy.kind == "decoder", virtual=virtual)
 
 
 def _cost_of_pairs(module: nn.Module, anatomy: Anatomy) -> Cost:
@@ -262,6 +302,7 @@ def _foot(module: nn.Module, anatomy: Anatomy) -> Iterator[nn.Parameter]:
 def _foot_maps(module: nn.Module, anatomy: Anatomy) -> Iterator[_Map]:
     """Linear maps of the body that stand outside its layers, such as OPT's narrowing."""
     elsewhere = [layer.name for layer in anatomy.layers] + _tops(anatomy)
+    elsewhere.append(f"{anatomy.embeddings}.{HOLDER}")
     body = module.get_submodule(anatomy.body)
     prefix = f"{anatomy.body}." if anatomy.body else ""
     for name, part in body.named_modules():

@@ -111,13 +111,14 @@ def meter_of(engine: Engine, record: Mapping[str, Any]) -> Meter | None:
     if anatomy.kind not in ("decoder", "encoder") and anatomy.encoder is None:
         return None
     kept = engine.kept
-    cost = training_cost(engine.model.module, anatomy, engine.prefix.layers if kept else 0)
+    model, layers = engine.model, engine.prefix.layers if kept else 0
+    cost = training_cost(model.module, anatomy, layers, model.virtual)
     if kept and kept.per == "document":
         cost = cost.of_heads()
     noted = record.get("roof")
     if noted and noted["identity"] == identity(torch.device(engine.device.type)):
-        return Meter(cost, Roof(**noted))
-    return Meter(cost, roof_of(engine))
+        return Meter(cost, Roof(**noted), engine.begun)
+    return Meter(cost, roof_of(engine), engine.begun)
 
 
 @cache

@@ -3,16 +3,17 @@
     MFU = FLOPs that the model's mathematics needs a second / FLOPs a second of matrix products
 
 Above, `models/flops.py` counts; below, a `Roof` that was measured on this machine, never taken from
-a data sheet. MFU can be more than 1 where the roof was measured while the machine was busy; it is
-shown as it is.
+a data sheet. A beginning that documents share is counted as it is computed, once. MFU can be more
+than 1 where the roof was measured while the machine was busy; it is shown as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tunesmith.data.batch import Batch
 from tunesmith.data.plan import Step
 from tunesmith.models.flops import Cost, Work
 
@@ -49,14 +50,19 @@ class Roof:
 
 @dataclass(frozen=True)
 class Meter:
-    """Counts the FLOPs of steps and holds them against the roof."""
+    """Counts the FLOPs of steps and holds them against the roof.
+
+    Attributes:
+        begun: says how many first tokens of each document of a batch are computed with another's.
+    """
 
     cost: Cost
     roof: Roof
+    begun: Callable[[Batch], tuple[int, ...]] = lambda batch: ()
 
     def flops(self, step: Step) -> float:
         """Return the model FLOPs of a step: forward and backward of all its micro-batches."""
-        return sum(self.cost.flops(Work.of(batch)) for batch in step)
+        return sum(self.cost.flops(Work.of(batch, self.begun(batch))) for batch in step)
 
     def possible(self, seconds: float) -> float:
         """Return the FLOPs that products of matrices alone could have done in that time."""
