@@ -8,7 +8,9 @@ from tests.tiny import tiny_model
 
 from tunesmith.data.batch import Encoded, EncodedStream, collate
 from tunesmith.engine.checkpointing import Checkpointed
+from tunesmith.engine.engine import Engine
 from tunesmith.objectives.token_likelihood import TokenLikelihood
+from tunesmith.registry import TECHNIQUES
 from tunesmith.training.memory import Memory, MicroBatch, resident_bytes
 
 
@@ -52,3 +54,19 @@ def test_what_the_process_holds_already_is_part_of_the_peak() -> None:
     size = MicroBatch.of(collate(documents([50, 20])), engine)
     estimate = Memory(engine).estimate(size, Checkpointed())
     assert estimate.process + estimate.weights == pytest.approx(resident_bytes(), rel=0.05)
+
+
+@pytest.mark.parametrize("technique", ["prompt_tuning", "p_tuning", "prefix_tuning"])
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_virtual_tokens_are_foretold_with_every_text(family: str, technique: str) -> None:
+    head = {"head": "classification", "labels": ("a", "b")} if family in ENCODERS else {}
+    model = tiny_model(family, **head)
+    kind = TECHNIQUES.get(technique)
+    method = kind(kind.Options(length=30))
+    method.prepare(model)
+    engine = Engine(model, method.parameter_groups(model))
+    for lengths in ([80, 80], [5] * 12):
+        batch = collate(documents(lengths))
+        held = engine.held(batch)
+        foretold = Memory(engine)._held.at(MicroBatch.of(batch, engine))
+        assert sum(foretold.inside) == pytest.approx(sum(held.inside), rel=0.15)

@@ -72,7 +72,8 @@ class MicroBatch:
 
     Attributes:
         tokens: that are computed, padding included, a shared beginning once.
-        squares: sum over its documents (or padded rows) of the squared length.
+        squares: sum over its documents (or padded rows) of the squared length; with virtual
+            tokens, of what asks times what is asked.
         targets: tokens that are learnt.
         alone: whether every step is one micro-batch, so that no gradients wait for it.
     """
@@ -91,8 +92,14 @@ class MicroBatch:
             lengths = [max(s.lengths) for s in streams for _ in s.lengths]
         weights = batch.text.weights_T
         targets = 0 if weights is None else int((weights != 0).sum())
-        squares = sum(n * n for n in lengths)
+        squares = sum(n * m for n, m in (_asking(length, engine) for length in lengths))
         return cls(engine.computed_rows(batch), squares, targets, alone)
+
+
+def _asking(length: int, engine: Engine) -> tuple[int, int]:
+    """How many rows of a text, and of the virtual tokens before it, ask; and how many are asked."""
+    virtual = engine.model.virtual
+    return length + engine.virtual_rows, length + (virtual.tokens if virtual else 0)
 
 
 @dataclass(frozen=True)
@@ -292,12 +299,19 @@ class Memory:
 
     @cached_property
     def _held(self) -> _Scaled:
-        length = min(32, self.engine.model.anatomy.context_length // 4)
+        virtual = self.engine.model.virtual
+        wanted = max(32, virtual.tokens) if virtual else 32
+        length = min(wanted, self.engine.model.anatomy.context_length // 4)
         shapes = [[length], [length, length], [2 * length]]
-        squares = length * length
-        if self.engine.model.anatomy.encoder is not None:
-            squares = sum(part * part for part in self._parted(length))
-        return _Scaled(length, squares, [self._measure(lengths) for lengths in shapes])
+        sizes = []
+        for lengths in shapes:
+            asking = [_asking(part, self.engine) for n in lengths for part in self._parts(n)]
+            sizes.append((sum(rows for rows, _ in asking), sum(n * m for n, m in asking)))
+        return _Scaled(sizes, [self._measure(lengths) for lengths in shapes])
+
+    def _parts(self, length: int) -> tuple[int, ...]:
+        encoder = self.engine.model.anatomy.encoder
+        return (length,) if encoder is None else self._parted(length)
 
     def _parted(self, length: int) -> tuple[int, int]:
         """Part a pair's tokens into those of its source and of its target."""
@@ -334,14 +348,13 @@ class _Scaled:
     """What is kept as a function of a micro-batch: constant + tokens + squares of lengths.
 
     Args:
-        length: n.
-        squares: the squared lengths of what a document of n tokens is made of.
-        measured: for one document of n tokens, two of n, one of 2n.
+        sizes: tokens and squares of three micro-batches: one document, two of its length, one twice
+            as long.
+        measured: what was kept of each.
     """
 
-    def __init__(self, length: int, squares: int, measured: list[Held]) -> None:
-        self._length = length
-        self._squares = squares
+    def __init__(self, sizes: list[tuple[int, int]], measured: list[Held]) -> None:
+        self._sizes = sizes
         self._measured = measured
 
     def at(self, batch: MicroBatch) -> Held:
@@ -356,10 +369,14 @@ class _Scaled:
         )
 
     def _scale(self, one: int, two: int, long: int, batch: MicroBatch) -> int:
-        n, squares = self._length, self._squares
-        square = max(0.0, (long - two) / (2 * squares))
-        linear = max(0.0, (two - one - square * squares) / n)
-        constant = max(0.0, one - linear * n - square * squares)
+        (tokens, squares), (more_t, more_s), (long_t, long_s) = self._sizes
+        by_t, by_s, beyond_t, beyond_s = (
+            more_t - tokens, more_s - squares, long_t - more_t, long_s - more_s
+        )  # fmt: skip
+        area = by_t * beyond_s - beyond_t * by_s
+        square = max(0.0, (by_t * (long - two) - beyond_t * (two - one)) / area)
+        linear = max(0.0, (two - one - square * by_s) / by_t)
+        constant = max(0.0, one - linear * tokens - square * squares)
         return int(constant + linear * batch.tokens + square * batch.squares)
 
 
