@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tunesmith.data.batch import NO_CLASS, Cut, Encoded, EncodedStream
 from tunesmith.data.stored import (
+    ChainedExamples,
     StoredExamples,
     lengths_of,
     open_tables,
@@ -70,6 +71,20 @@ def test_a_file_of_several_tables_reads_as_one_sequence(tmp_path):
     assert found[1:4] == whole[1:4]
     with pytest.raises(IndexError):
         found[6]
+
+
+def test_a_chain_reads_as_its_parts_end_to_end_and_makes_only_what_is_asked_for(monkeypatch):
+    stored, more = [made(1), made(2, 3)], [made(4, 5, 6)]
+    found = ChainedExamples(StoredExamples([table_of(stored)]), [], more)
+    assert list(found) == [*stored, *more]
+    assert (found[-1], found[-3], found[0:2]) == (more[0], stored[0], stored)
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            found[index]
+    monkeypatch.setattr(StoredExamples, "__getitem__", None)
+    again = ChainedExamples(StoredExamples([table_of(stored)]), more)
+    assert lengths_of(again) == [1, 2, 3]
+    assert again[2] == more[0]
 
 
 def test_lengths_are_known_without_making_an_example(monkeypatch):

@@ -17,6 +17,7 @@ from tests.tiny import tiny_model_folder
 from tunesmith import api
 from tunesmith.console import Console
 from tunesmith.data.batch import Encoded
+from tunesmith.data.stored import StoredExamples
 from tunesmith.errors import DataError, RecipeError
 from tunesmith.models.fingerprint import cache_root
 from tunesmith.models.quantised import Quantised
@@ -221,6 +222,18 @@ def test_interpolation_needs_a_technique_that_begins_as_its_base(folder: Path) -
 def test_a_file_of_old_texts_that_is_missing_is_named_with_its_place(folder: Path) -> None:
     with pytest.raises(RecipeError, match=r"no file 'olt.jsonl'[\s\S]*old.jsonl"):
         parse_recipe(recipe(folder, {"name": "replay", "data": ["olt.jsonl"]}))
+
+
+@pytest.mark.usefixtures("_own_cache")
+def test_stored_examples_are_not_all_made_because_old_ones_are_mixed_in(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunesmith.runs.encoding._STORED_FROM", 0)
+    prepared = prepare(parse_recipe(recipe(folder, WAYS["replay"])), SILENT)
+    assert isinstance(prepared.train.examples, StoredExamples)
+    monkeypatch.setattr(StoredExamples, "__getitem__", None)
+    count = len(prepared.train.examples) + len(prepared.retention.replayed)
+    assert len(prepared.plan().examples) == count > len(prepared.train.examples)
 
 
 def scene_of(folder: Path) -> Scene:

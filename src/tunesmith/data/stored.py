@@ -5,7 +5,8 @@
 A row is an example: the token ids of all its streams end to end, its classes likewise, and as JSON
 what is small (which streams, the weights as runs of equal ones, label, cut). Nothing is rounded:
 what comes back is equal to what was put in. `StoredExamples` makes an example when it is asked for,
-so that the memory taken is that of the pages that are read. It knows no task and no fingerprint.
+so that the memory taken is that of the pages that are read; `ChainedExamples` puts others behind
+them without reading any. It knows no task and no fingerprint.
 """
 
 from __future__ import annotations
@@ -82,18 +83,50 @@ class StoredExamples(Sequence[Encoded]):
     def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < len(self):
-            raise IndexError(index)
-        number = bisect_right(self._ends, place) - 1
-        return self._tables[number].example(place - self._ends[number])
+        number, place = _found(index, self._ends)
+        return self._tables[number].example(place)
+
+
+class ChainedExamples(Sequence[Encoded]):
+    """Several sequences of examples as one; each example is asked of its own sequence.
+
+    Attributes:
+        lengths: tokens of each example, over all its streams.
+    """
+
+    def __init__(self, *parts: Sequence[Encoded]) -> None:
+        self._parts = parts
+        self._ends = [0, *accumulate(map(len, parts))]
+        self.lengths: list[int] = [length for part in parts for length in lengths_of(part)]
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Encoded: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Encoded]: ...
+    def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        number, place = _found(index, self._ends)
+        return self._parts[number][place]
 
 
 def lengths_of(examples: Sequence[Encoded]) -> list[int]:
     """Return the tokens of each example; stored ones are not made for it."""
-    if isinstance(examples, StoredExamples):
+    if isinstance(examples, StoredExamples | ChainedExamples):
         return examples.lengths
     return [example.length for example in examples]
+
+
+def _found(index: int, ends: Sequence[int]) -> tuple[int, int]:
+    """Return which of several parts an index lies in, and where in it."""
+    place = index + ends[-1] if index < 0 else index
+    if not 0 <= place < ends[-1]:
+        raise IndexError(index)
+    number = bisect_right(ends, place) - 1
+    return number, place - ends[number]
 
 
 class _Rows:

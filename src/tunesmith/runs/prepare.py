@@ -21,6 +21,7 @@ from tunesmith.data.dataset import Dataset
 from tunesmith.data.plan import Plan
 from tunesmith.data.records import Dropped
 from tunesmith.data.splits import Splits, load_splits
+from tunesmith.data.stored import ChainedExamples
 from tunesmith.data.streamed_plan import StreamedPlan
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import RecipeError
@@ -104,7 +105,7 @@ class Prepared:
         """Return the steps of training; of a stream, as if it were its first window."""
         training, old = self.recipe.training, self.retention.replayed
         return Plan(
-            [*self.train.examples, *old] if old else self.train.examples,
+            ChainedExamples(self.train.examples, old) if old else self.train.examples,
             self.objective.all_counts,
             batch_size=training.batch_size,
             tokens_per_batch=training.tokens_per_batch,
