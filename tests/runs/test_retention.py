@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -297,6 +298,28 @@ def test_of_two_that_want_the_same_texts_one_writes_them(
         found = list(pool.map(lambda _: own_texts(scene), range(2)))
     assert calls == [3]
     assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.parametrize("way", ["own", "ewc"])
+def test_a_run_goes_on_with_the_texts_that_it_began_with_though_none_are_in_the_cache(
+    way: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunesmith.runs.train.write_report", lambda path: None)
+    write, given = Events.write, recipe(folder, WAYS[way], technique={"name": "lora", "rank": 2})
+
+    def stops(self: Events, **event: Any) -> None:
+        if event["step"] == 2:
+            raise KeyboardInterrupt
+        write(self, **event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Events, "write", stops)
+        with pytest.raises(Interrupted):
+            train(given, runs_dir=tmp_path, name="stopped", console=SILENT)
+    shutil.rmtree(cache_root() / "written")
+    monkeypatch.setattr("tunesmith.runs.old_texts._written", None)  # would now write other ones
+    assert resume("stopped", runs_dir=tmp_path, console=SILENT).summary["steps"] == 4
 
 
 @pytest.mark.usefixtures("_own_cache")

@@ -6,7 +6,8 @@
       events.jsonl         one line a step
       checkpoints/         see training/checkpoints.py
       model/               the result, loadable without Tunesmith
-      retain/              what mattered for old texts; curve.json: points between before and after
+      retain/              old texts that the model wrote, what mattered for old texts; curve.json:
+                           points between before and after
       evaluation/          scores before and after, noise, metrics.json, predictions.parquet
       summary.json         the run in figures
       report.html
@@ -58,6 +59,7 @@ class RunFolder:
         self.metrics = self.evaluation / "metrics.json"
         self.predictions = self.evaluation / "predictions.parquet"
         self.retain = path / "retain"
+        self.written = self.retain / "written"
         self.curve = self.retain / "curve.json"
         self.summary = path / "summary.json"
         self.report = path / "report.html"

@@ -4,7 +4,8 @@
 
 What a model writes is a function of its weights and their format, of a seed, and of what computes
 it; it is kept in the user's cache under a digest of all of these, so that `check`, `train` and a
-resumed run do not wait for it again. Of two processes that want the same texts one writes them.
+resumed run do not wait for it again. Of two processes that want the same texts one writes them. A
+run keeps what it began with, and goes on with that.
 """
 
 from __future__ import annotations
@@ -41,17 +42,26 @@ _VERSIONS = ("tunesmith", "torch", "transformers")
 
 
 def old_texts(
-    options: OldTexts, task: Task, scene: Scene, fingerprint: str, console: Console
+    options: OldTexts,
+    task: Task,
+    scene: Scene,
+    fingerprint: str,
+    console: Console,
+    written: Path | None = None,
 ) -> list[Encoded]:
     """Return the old texts that a retainer asks for, as examples that can be learnt.
 
     Args:
         task: the recipe's, bound to the model.
         fingerprint: of the model's weights before training.
+        written: the file of those that the model wrote when the run began.
 
     Raises:
         DataError: a file cannot be read, or its records do not fit.
     """
+    if not options.data and written is not None and written.exists():
+        begun, ids = json.loads(written.read_text())
+        return [_example(row, begun) for row in ids]
     if not options.data:
         return write_texts(options, scene, fingerprint, console)
     reader = task
@@ -79,6 +89,13 @@ def write_texts(
                 (aside / "ids.json").write_text(json.dumps(rows))
                 (aside / "about.json").write_text(json.dumps(about, indent=2) + "\n")
     return [_example(row, len(begin)) for row in rows]
+
+
+def keep_texts(examples: Sequence[Encoded], file: Path) -> None:
+    """Write texts of a model to a file from which `old_texts` reads them."""
+    rows = [example.streams["text"] for example in examples]
+    begun = rows[0].learnt().index(True) if rows else 0
+    file.write_text(json.dumps([begun, [list(row.ids) for row in rows]]))
 
 
 def digest_of(examples: Sequence[Encoded]) -> str:

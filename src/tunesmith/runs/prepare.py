@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -121,12 +122,14 @@ def prepare(
     console: Console,
     state: Mapping[str, Any] | None = None,
     chosen: Mapping[str, Any] | None = None,
+    written: Path | None = None,
 ) -> Prepared:
     """Load and check everything that `recipe` asks for.
 
     Args:
         state: what the task noted when the run began, where it is gone on with.
         chosen: likewise of the technique.
+        written: the folder of the old texts that the model wrote then.
 
     Raises:
         RecipeError, DataError, ModelError: what is wrong, before anything was trained.
@@ -162,7 +165,7 @@ def prepare(
     )
     prepared.warnings += _remarks(prepared)
     teacher = teach(objective, engine, console)
-    prepared.retention = _retention(prepared, console)
+    prepared.retention = _retention(prepared, console, written)
     if teacher is not None:
         teacher.check(train.examples, train.data.origins)
         teacher.check(prepared.retention.replayed)
@@ -203,7 +206,7 @@ def _remarks(prepared: Prepared) -> list[str]:
     return found
 
 
-def _retention(prepared: Prepared, console: Console) -> Retention:
+def _retention(prepared: Prepared, console: Console, written: Path | None) -> Retention:
     """Make the retainers, and warn of what of the held-out records is replayed.
 
     Raises:
@@ -218,6 +221,7 @@ def _retention(prepared: Prepared, console: Console) -> Retention:
         prepared.engine,
         len(prepared.train.examples),
         console,
+        written,
     )
     held = {"test": prepared.test, "validation": prepared.validation}
     prepared.warnings += check_replayed(made.replayed, held)

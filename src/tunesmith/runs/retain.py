@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
@@ -27,7 +28,7 @@ from tunesmith.registry import RETAINERS
 from tunesmith.retain.base import OldTexts, Retainer, Scene
 from tunesmith.retain.replay import Replay
 from tunesmith.runs.encoding import Part
-from tunesmith.runs.old_texts import digest_of, old_texts
+from tunesmith.runs.old_texts import digest_of, keep_texts, old_texts
 from tunesmith.tasks.base import Task
 from tunesmith.techniques.base import Technique
 
@@ -43,12 +44,14 @@ class Retention:
     Attributes:
         replayed: old examples that are mixed in among the training examples.
         old: old texts by which a retainer finds out what matters, by its name.
+        written: old texts that the model wrote itself, by the name of the retainer.
     """
 
     scene: Scene | None = None
     members: tuple[Retainer, ...] = ()
     replayed: list[Encoded] = field(default_factory=list)
     old: dict[str, list[Encoded]] = field(default_factory=dict)
+    written: dict[str, list[Encoded]] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -88,12 +91,14 @@ def make_retention(
     engine: Engine,
     new: int,
     console: Console,
+    written: Path | None = None,
 ) -> Retention:
     """Make the recipe's retainers, and let them hold on to the model as it is.
 
     Args:
         engine: with the weights before the first step.
         new: how many training examples there are.
+        written: the folder of the texts that the model wrote when the run began.
 
     Raises:
         RecipeError: a retainer does not suit this model, task or technique; says why.
@@ -125,7 +130,10 @@ def make_retention(
         member.begin(scene)
         if not isinstance(member.options, OldTexts):
             continue
-        found = old_texts(member.options, task, scene, fingerprint, console)
+        file = None if written is None else written / f"{member.name}.json"
+        found = old_texts(member.options, task, scene, fingerprint, console, file)
+        if not member.options.data:
+            made.written[member.name] = found
         if isinstance(member, Replay):
             made.replayed = member.choose(new, found, scene.seed)
         else:
@@ -176,6 +184,15 @@ def check_replayed(replayed: Sequence[Encoded], held: Mapping[str, Part | None])
 
 def _tokens(example: Encoded) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((name, tuple(stream.ids)) for name, stream in example.streams.items())
+
+
+def keep_written(folder: RunFolder, retention: Retention) -> None:
+    """Keep in the run what the model wrote, so that nothing else is needed to go on."""
+    if not retention.written:
+        return
+    with written_aside(folder.written) as aside:
+        for name, examples in retention.written.items():
+            keep_texts(examples, aside / f"{name}.json")
 
 
 def examine(folder: RunFolder, prepared: Prepared, console: Console) -> None:

@@ -30,7 +30,7 @@ from tunesmith.runs.memory_budget import replay
 from tunesmith.runs.prepare import Prepared, prepare
 from tunesmith.runs.record import check_same_inputs, write_record
 from tunesmith.runs.result import save_result
-from tunesmith.runs.retain import examine
+from tunesmith.runs.retain import examine, keep_written
 from tunesmith.runs.run import Run
 from tunesmith.runs.summary import base_facts, write_summary
 from tunesmith.training.guards import Interrupted
@@ -68,6 +68,7 @@ def train(
         try:
             prepared = prepare(parsed, console)
             frozen = decide(prepared)
+            keep_written(folder, prepared.retention)
             write_record(folder, prepared, frozen)
         except BaseException:
             folder.discard()
@@ -92,7 +93,11 @@ def resume(
             return Run(folder)
         began = folder.read_json(folder.record)
         prepared = prepare(
-            load_recipe(folder.recipe), console, began["task"], began.get("technique")
+            load_recipe(folder.recipe),
+            console,
+            began["task"],
+            began.get("technique"),
+            folder.written,
         )
         record = check_same_inputs(folder, prepared)
         replay(prepared.engine, record["checkpointing"])
