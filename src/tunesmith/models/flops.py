@@ -27,7 +27,8 @@ alone, in the pairs; what makes them (the maps of p-tuning) once for each of the
 Not counted: looking up embeddings, norms, activations, softmax, positions, the loss, the
 optimiser, padding, and whatever is computed a second time to save memory. In the lowest layer that
 learns every map is counted with the gradient of its input; its first ones (q, k, v) may do without
-where only adapters, or keys and values before each text, learn. That is the one place where more may be counted than is needed.
+where only adapters, or keys and values before each text, learn. That is the one place where more
+may be counted than is needed.
 
 It runs nothing and reads shapes alone: a module on the `meta` device will do.
 """
