@@ -303,22 +303,14 @@ class Memory:
         wanted = max(32, virtual.tokens) if virtual else 32
         length = min(wanted, self.engine.model.anatomy.context_length // 4)
         shapes = [[length], [length, length], [2 * length]]
-        sizes = []
-        for lengths in shapes:
-            asking = [_asking(part, self.engine) for n in lengths for part in self._parts(n)]
-            sizes.append((sum(rows for rows, _ in asking), sum(n * m for n, m in asking)))
-        return _Scaled(sizes, [self._measure(lengths) for lengths in shapes])
-
-    def _parts(self, length: int) -> tuple[int, ...]:
-        encoder = self.engine.model.anatomy.encoder
-        return (length,) if encoder is None else self._parted(length)
+        return _Scaled([self._measure(lengths) for lengths in shapes])
 
     def _parted(self, length: int) -> tuple[int, int]:
         """Part a pair's tokens into those of its source and of its target."""
         target = min(length - 1, max(1, round(self.written * length)))
         return length - target, target
 
-    def _measure(self, lengths: list[int]) -> Held:
+    def _measure(self, lengths: list[int]) -> tuple[MicroBatch, Held]:
         vocabulary = self.engine.model.anatomy.vocab_size
         low = min(10, vocabulary // 2)
         examples = []
@@ -331,8 +323,9 @@ class Memory:
                 texts = {"source": ids[:source], "target": ids[source:]}
                 streams = {name: EncodedStream(text) for name, text in texts.items()}
             examples.append(Encoded(streams))
+        batch = collate(examples)
         with seeded(0):
-            return self.engine.held(collate(examples))
+            return MicroBatch.of(batch, self.engine), self.engine.held(batch)
 
 
 @dataclass(frozen=True)
@@ -348,14 +341,13 @@ class _Scaled:
     """What is kept as a function of a micro-batch: constant + tokens + squares of lengths.
 
     Args:
-        sizes: tokens and squares of three micro-batches: one document, two of its length, one twice
+        measured: what was kept of three micro-batches: one document, two of its length, one twice
             as long.
-        measured: what was kept of each.
     """
 
-    def __init__(self, sizes: list[tuple[int, int]], measured: list[Held]) -> None:
-        self._sizes = sizes
-        self._measured = measured
+    def __init__(self, measured: list[tuple[MicroBatch, Held]]) -> None:
+        self._sizes = [(size.tokens, size.squares) for size, _ in measured]
+        self._measured = [held for _, held in measured]
 
     def at(self, batch: MicroBatch) -> Held:
         """Return what is kept of such a micro-batch."""
