@@ -9,6 +9,8 @@ round to the next. Tokens/s are those of the answers over the whole of generatin
 out, copied or compiled in it. How many texts came out the same as those of transformers' `generate`
 is counted, token for token.
 
+llama.cpp works on the same weights in float16, in an environment of its own.
+
 The prompts are instructions of Alpaca's form (`peers/work.py`), in the model's own chat template.
 """
 
@@ -26,10 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.__main__ import RESULTS, command_line, machine
+from benchmarks.peers.environments import PEERS, ensure
 from benchmarks.peers.measure import (
     FAILED,
     FINISHED,
+    NOT_INSTALLED,
     NOT_REPEATED,
+    RUNNERS,
     TIMED_OUT,
     Outcome,
     last_words,
@@ -42,6 +47,7 @@ from benchmarks.peers.work import fetch_instructions
 
 ROOT = Path(__file__).parents[1]
 TOGETHER = 16
+F16 = "f16.gguf"
 FORMS = ("fixed", "answers")
 
 
@@ -142,7 +148,8 @@ SIDES: Mapping[str, tuple[str, Callable[[Job], Callable[[], Answers]]]] = {
     "generate-ordered": ("transformers `generate`, sorted by length", generate_ordered),
     "continuous": ("transformers, continuous batching", continuous),
 }
-OURS, REFERENCE = "tunesmith", "generate"
+OURS, REFERENCE, LLAMA_CPP = "tunesmith", "generate", "llama.cpp"
+TITLES = {key: title for key, (title, _) in SIDES.items()} | {LLAMA_CPP: "llama.cpp, float16"}
 
 
 def _stock(job: Job) -> Any:
@@ -192,8 +199,22 @@ def run_side(key: str, job: Job, out: Path) -> None:
 def measure(key: str, job_file: Path, out: Path, timeout: float) -> Outcome:
     """Run one side as a fresh process."""
     out.mkdir(parents=True)
-    command = [sys.executable, "-m", "benchmarks.generation", "--side", key, str(job_file)]
-    ended = run_process([*command, str(out)], out / "log", timeout, cwd=ROOT)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.generation",
+        "--side",
+        key,
+        str(job_file),
+        str(out),
+    ]
+    if key == LLAMA_CPP:
+        where = ensure(PEERS[LLAMA_CPP])
+        if where.python is None:
+            return {"status": NOT_INSTALLED, "error": where.failure, "peak_memory_bytes": 0}
+        script, weights = RUNNERS / "llama_cpp.py", job_file.parent / F16
+        command = [where.python, str(script), str(job_file), str(out), str(weights), str(TOGETHER)]
+    ended = run_process(command, out / "log", timeout, cwd=ROOT)
     outcome = of_marks(read_marks(out), ended)
     kept = ("generated_tokens", "generating_seconds", "generated_per_second")
     about = {name: outcome[name] for name in kept if name in outcome}
@@ -214,7 +235,7 @@ def rounds(
         answers: dict[str, Answers] = {}
         here = []
         for key in keys if number % 2 == 0 else list(reversed(keys)):
-            about = {"form": form, "side": key, "title": SIDES[key][0], "round": number}
+            about = {"form": form, "side": key, "title": TITLES[key], "round": number}
             if key in gone:
                 here.append({**about, "status": NOT_REPEATED})
                 continue
@@ -278,6 +299,24 @@ def make_jobs(model: str, texts: int, limit: int) -> dict[str, Job]:
     return {form: Job(str(folder), prompts[:texts], limit, stop_ids[form]) for form in FORMS}
 
 
+def write_f16(model: str, out: Path) -> None:
+    """Write the GGUF file that a packaged model came in, expanded to float16.
+
+    Raises:
+        SystemExit: the model does not come as a GGUF file.
+    """
+    from benchmarks.f16_gguf import write
+
+    from tunesmith.models import catalogue, fetch
+
+    entry = catalogue.find(model)
+    package = entry.package if entry else None
+    files = [] if package is None else list(fetch._place(model, package).glob("*.gguf"))
+    if not files:
+        raise SystemExit(f"{model} does not come as a GGUF file; leave out --sides {LLAMA_CPP}")
+    write(files[0], out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.generation", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -286,7 +325,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=64, help="most new tokens of a text")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--forms", nargs="*", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--sides", nargs="*", choices=list(SIDES), default=list(SIDES))
+    parser.add_argument("--sides", nargs="*", choices=list(TITLES), default=list(TITLES))
     parser.add_argument("--timeout", type=float, default=400, help="seconds that a side may take")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "JOB", "OUT"), help="used inside")
@@ -316,6 +355,8 @@ def main() -> None:
     }
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="tunesmith-generation-") as scratch:
+        if LLAMA_CPP in options.sides:
+            write_f16(options.model, Path(scratch) / F16)
         for form in options.forms:
             job_file = Path(scratch) / f"{form}.json"
             job_file.write_text(json.dumps(vars(jobs[form])))

@@ -34,7 +34,7 @@ def options() -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--model", help="a name, a folder, or random:SHAPE (see shapes.py)")
-    parser.add_argument("--data", choices=DATA, help="instruction records; default: alpaca")
+    parser.add_argument("--data", choices=DATA, help="records; default: alpaca, or sentiment")
     parser.add_argument("--records", type=int, default=16)
     parser.add_argument("--held-out", type=int, help="records of the final loss")
     parser.add_argument("--rounds", type=int, default=2)

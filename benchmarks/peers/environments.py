@@ -32,10 +32,12 @@ class Peer:
         name: of its folder.
         attempts: requirements, pinned, the peer itself first; tried in this order until one set
             installs.
+        with_torch: whether it computes with torch.
     """
 
     name: str
     attempts: tuple[tuple[str, ...], ...]
+    with_torch: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ PEERS = {
         Peer("unsloth", (("unsloth==2026.10.9",), ("unsloth==2026.10.7",))),
         Peer("sentence-transformers", (("sentence-transformers==6.2.0",),)),
         Peer("setfit", (("setfit==1.2.0",),)),
+        Peer("llama.cpp", (("xllamacpp==2026.10.11549",),), with_torch=False),
     )
 }
 
@@ -108,14 +111,15 @@ def _make(peer: Peer, folder: Path) -> Environment:
     python = str(folder / "bin" / "python")
     failures = []
     for attempt in peer.attempts:
-        said = _install(python, (TORCH, *attempt))
+        asked = (TORCH, *attempt) if peer.with_torch else attempt
+        said = _install(python, asked)
         if said is None:
             names = [re.split(r"[\[=]", requirement)[0] for requirement in attempt]
             removed = _remove_broken(python)
             told = _versions(python, *names)
             failure = "\n".join(failures) or None
             return Environment(peer.name, python, attempt, told, failure, removed)
-        failures.append(f"$ pip install {TORCH} {' '.join(attempt)}\n{said}")
+        failures.append(f"$ pip install {' '.join(asked)}\n{said}")
     return Environment(peer.name, None, failure="\n".join(failures))
 
 

@@ -8,7 +8,8 @@
 
 The instruction records are either of Alpaca's form, from the source distribution of LLaMA-Factory
 0.9.5, fetched by pip and checked by their SHA-256 (none of its code is run), or those of
-`examples/interface_translation`. The classification records are those of `examples/sentiment`. It
+`examples/interface_translation`. The classification records are those of `examples/sentiment`, or
+rated sentences of film reviews from the same package, of which there are more. It
 imports no torch.
 """
 
@@ -27,13 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.environments import HOME
+from examples.packaged_file import fetch
+from examples.sentiment import build
 
 SOURCE, MEMBER = "llamafactory==0.9.5", "data/alpaca_en_demo.json"
 MEMBER_SHA256 = "bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SENTIMENT = EXAMPLES / "sentiment"
 INTERFACE = "interface_translation"
-DATA = ("alpaca", INTERFACE)
+FILMS = "film_reviews"
+FILM_SENTENCES = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+DATA = ("alpaca", INTERFACE, FILMS)
 KINDS = ("lora", "qlora", "full", "classifier", "head")
 OF_TEXTS = ("classifier", "head")
 """Work on texts and their classes, where a text is what is learnt."""
@@ -58,7 +63,7 @@ class Work:
         records: training records.
         held_out: records of the final loss.
         batch: records of one optimiser step.
-        data: which instruction records, of `DATA`.
+        data: which records, of `DATA`; the first stands for each kind's own.
         precision: `auto` is what each side chooses for this device, unless its settings say other.
     """
 
@@ -139,7 +144,23 @@ def _from_distribution() -> bytes:
             return member.read()
 
 
+def _film_sentences(work: Work) -> tuple[list[Any], list[Any]]:
+    package = fetch(build.REQUIREMENT, build.FILE_NAME, build.SHA256, source=True)
+    reviews = build.labelled(build.sentences(package, FILM_SENTENCES))
+    rows = [
+        {"text": text, "label": LABELS.index(label)}
+        for review in sorted(reviews)
+        for text, label in reviews[review]
+    ]
+    random.Random(work.seed).shuffle(rows)
+    if len(rows) < work.held_out + work.records:
+        raise SystemExit(f"there are {len(rows) - work.held_out} records, not {work.records}")
+    return rows[work.held_out : work.held_out + work.records], rows[: work.held_out]
+
+
 def _sentiment(work: Work) -> tuple[list[Any], list[Any]]:
+    if work.data == FILMS:
+        return _film_sentences(work)
     parts = []
     for part, count in (("train", work.records), ("test", work.held_out)):
         with open(SENTIMENT / f"{part}.csv", newline="", encoding="utf-8") as file:

@@ -48,14 +48,14 @@ def main() -> None:
         print(f"{name}: {len(records)} records")
 
 
-def sentences(package: Path) -> list[tuple[str, float, str]]:
-    """Return (review, mean rating, sentence) of every rated sentence."""
+def sentences(package: Path, name: str = SENTENCES) -> list[tuple[str, float, str]]:
+    """Return (review, mean rating, sentence) of every rated sentence of one of its files."""
     with tarfile.open(package) as outer:
         inner = io.BytesIO(member(outer, INNER_ARCHIVE))
     with tarfile.open(fileobj=inner) as archive:
-        lines = member(archive, SENTENCES).decode("utf-8").splitlines()
+        lines = member(archive, name).decode("utf-8").splitlines()
     rows = (line.split("\t") for line in lines)
-    return [(name.split("_")[0], float(rating), text) for name, rating, text in rows]
+    return [(place.split("_")[0], float(rating), text) for place, rating, text in rows]
 
 
 def member(archive: tarfile.TarFile, name: str) -> bytes:

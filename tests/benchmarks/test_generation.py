@@ -7,8 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
-from benchmarks.generation import REFERENCE, SIDES, Job, rounds, run_side, summarise, until
+from benchmarks.f16_gguf import write
+from benchmarks.generation import REFERENCE, SIDES, TITLES, Job, rounds, run_side, summarise, until
 from benchmarks.peers.measure import read_marks
 from benchmarks.tables import generation_table
 from tests.tiny import tiny_model_folder
@@ -46,7 +49,7 @@ def outcome(side: str, number: int, speed: float, **changes: Any) -> dict[str, A
     return {
         "form": "fixed",
         "side": side,
-        "title": SIDES[side][0],
+        "title": TITLES[side],
         "round": number,
         "status": "finished",
         "generated_per_second": speed,
@@ -100,3 +103,29 @@ def test_sides_take_turns_and_one_that_fails_is_not_run_again(tmp_path: Path) ->
     assert [o["same_texts"] for o in done] == [3, 3]
     gone = rounds("fixed", keys[:1], tmp_path / "bad.json", tmp_path / "b", 2, 120)
     assert [o["status"] for o in gone] == ["failed", "not repeated"]
+
+
+def test_expanding_a_gguf_file_keeps_its_tensors_and_what_it_says(tmp_path: Path) -> None:
+    source, out = tmp_path / "q8.gguf", tmp_path / "f16.gguf"
+    values = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
+    writer = gguf.GGUFWriter(source, "llama")
+    writer.add_context_length(512)
+    writer.add_token_list(["a", "b"])
+    quantised = gguf.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("wide", quantised, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("norm", values[0])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    write(source, out)
+
+    reader = gguf.GGUFReader(out)
+    wide, norm = reader.tensors
+    assert wide.tensor_type == gguf.GGMLQuantizationType.F16
+    expanded = gguf.dequantize(quantised, gguf.GGMLQuantizationType.Q8_0)
+    assert np.array_equal(wide.data, expanded.astype(np.float16))
+    assert np.array_equal(norm.data, values[0])
+    assert reader.get_field("llama.context_length").contents() == 512
+    assert reader.get_field("tokenizer.ggml.tokens").contents() == ["a", "b"]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tunesmith
 from tunesmith.console import Console
@@ -26,7 +26,6 @@ from tunesmith.quality.leaks import find_leaks
 from tunesmith.quality.lengths import token_lengths
 from tunesmith.quality.targets import trained_tokens
 from tunesmith.recipes.load import load_recipe
-from tunesmith.runs.deep import DeepCheck, look
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.frozen import decide, hold
 from tunesmith.runs.members import primary_metric
@@ -34,6 +33,9 @@ from tunesmith.runs.prepare import Prepared, cut_records, prepare
 from tunesmith.runs.summary import class_counts, parameter_counts, predicted_memory
 from tunesmith.runs.vectors import ENCODER
 from tunesmith.tasks.parts.pieces import owners
+
+if TYPE_CHECKING:
+    from tunesmith.runs.deep import DeepCheck
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def check(
     prepared = prepare(load_recipe(recipe, overrides), console)
     result = _result(prepared, show)
     if deep:
+        from tunesmith.runs.deep import look  # what it looks with takes a second to import
+
         parts = {"train": prepared.train, "validation": prepared.validation, "test": prepared.test}
         datasets = {name: part.data for name, part in parts.items() if part is not None}
         result = replace(result, deep=look(datasets, encoder, console))
