@@ -436,6 +436,10 @@ TABLE: dict[str, Row] = {
                                   part="initial_digest"),
     "operation unfreeze.names": Row(["embed_tokens"], ["layers.0"], record, LAYERS,
                                     part="initial_digest"),
+    "operation text_head.pooling": Row("mean", "max", result, CLASS),
+    "operation text_head.width": Row(0, 8, checked, CLASS, part="trainable_parameters"),
+    "operation text_head.dropout": Row(0.0, 0.5, result, CLASS, {"pooling": "mean"}),
+    "operation text_head.initial": Row("zero", "random", record, CLASS, part="initial_digest"),
     # retainers
     "retainer replay.data": Row(["older.jsonl"], ["old.jsonl"], result, also={"share": 0.3}),
     "retainer replay.read_as": Row("task", "text", refused_data, also={"data": ["train.jsonl"]}),

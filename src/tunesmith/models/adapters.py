@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import RecipeError, first_line, suggest
 from tunesmith.models.anatomy.blocks import attention_of
-from tunesmith.models.heads import HEADS
-from tunesmith.models.learning import freeze, widen
+from tunesmith.models.heads import HEADS, FeatureModel
+from tunesmith.models.learning import freeze, learn, widen
 from tunesmith.models.model import Model
 from tunesmith.models.quiet import quiet
 from tunesmith.models.virtual_tokens import ADAPTER, read_virtual_tokens
@@ -62,7 +62,8 @@ def choose_experts(model: Model, targets: Literal["all-linear"] | Sequence[str])
         if parameter.ndim == 3
     ]
     named = () if targets == "all-linear" else targets
-    return {name: t for name in stacked for t in named if f".{name}".endswith(f".{t}")}
+    found = ((name, t) for name in stacked for t in named if f".{name}".endswith(f".{t}"))
+    return {within_adapted(model, name): t for name, t in found}
 
 
 def short_names(model: Model, wanted: Sequence[str]) -> list[str]:
@@ -92,11 +93,12 @@ def placed(model: Model, wanted: Sequence[str]) -> dict[str, Any]:
 def with_head(model: Model) -> dict[str, Any]:
     """Return the fields of a configuration that say which base it is for, and which head learns."""
     base, revision = model.source.reference
+    ours = isinstance(model.module, FeatureModel)  # it learns beside, where PEFT does not see it
     return {
         "task_type": HEADS[model.head].peft_task,
         "base_model_name_or_path": base,
         "revision": revision,
-        "modules_to_save": list(model.anatomy.task_modules) or None,
+        "modules_to_save": None if ours else list(model.anatomy.task_modules) or None,
     }
 
 
@@ -143,9 +145,15 @@ def attach(model: Model, config: Any) -> None:
     from peft import get_peft_model
 
     freeze(model.module)
+    if isinstance(model.module, FeatureModel) and config.is_prompt_learning:
+        raise RecipeError(
+            "Virtual tokens need a head of the model's own family, of which PEFT knows.",
+            where="surgery.text_head",
+            fix="Leave it out, or choose an adapter such as lora.",
+        )
     try:
         with quiet():
-            model.peft = get_peft_model(model.module, config)
+            model.peft = get_peft_model(adapted_part(model), config)
             if config.is_prompt_learning:
                 read_virtual_tokens(model)
     except (TypeError, ValueError, NotImplementedError) as error:
@@ -158,6 +166,18 @@ def attach(model: Model, config: Any) -> None:
     for parameter in model.module.parameters():
         if parameter.requires_grad:
             widen(parameter)
+    if isinstance(model.module, FeatureModel):
+        learn(model.module.head)
+
+
+def adapted_part(model: Model) -> Any:
+    """Return what PEFT wraps: the module of transformers, without a head of ours."""
+    return model.module.body if isinstance(model.module, FeatureModel) else model.module
+
+
+def within_adapted(model: Model, name: str) -> str:
+    """Return what `adapted_part` calls the part that the module calls `name`."""
+    return name.removeprefix("body.") if isinstance(model.module, FeatureModel) else name
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tunesmith.errors import RecipeError
+from tunesmith.models.adapters import within_adapted
 from tunesmith.models.altered import surgery_of
 from tunesmith.models.model import Model
 
@@ -36,4 +37,4 @@ def added_tokens(model: Model) -> dict[str, list[int]]:
                 fix="Leave it out, or choose the technique `full`.",
             )
     ids = sorted(model.tokenizer.convert_tokens_to_ids(words))
-    return dict.fromkeys(tables, ids)
+    return dict.fromkeys([within_adapted(model, table) for table in tables], ids)

@@ -3,6 +3,8 @@
     2_Dense/config.json, model.safetensors     a linear map and what is done to its outputs
     3_Dense/…                                  the next one, where there are two
 
+    1_Pooling/config.json                      what of a text they are given
+
 They are read back from the same files; nothing else is known of the model.
 """
 
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tunesmith.models.heads import FeatureHead
+from tunesmith.models.heads import FeatureHead, Pooling
 
 FIRST = 2
 """The number of the first of these folders; transformer and pooling come before it."""
@@ -63,3 +65,28 @@ def wider(like: FeatureHead, width: int) -> FeatureHead:
     linear: nn.Linear = like.linear
     head = FeatureHead(linear.in_features, linear.out_features, like.pooling, width)
     return head.to(linear.weight.device, torch.promote_types(linear.weight.dtype, torch.float32))
+
+
+def stated_pooling(folder: Path) -> Pooling | None:
+    """Return how the model in `folder` was made to be pooled, where its files say so."""
+    known: dict[str, Pooling] = {
+        "mean_tokens": "mean",
+        "mean": "mean",
+        "cls_token": "cls",
+        "cls": "cls",
+        "lasttoken": "last",
+        "max_tokens": "max",
+        "max": "max",
+        "weightedmean_tokens": "weighted_mean",
+        "weightedmean": "weighted_mean",
+    }
+    try:
+        text = (folder / "1_Pooling" / "config.json").read_text(encoding="utf-8")
+        stated = json.loads(text)
+        modes = [key.removeprefix("pooling_mode_") for key, on in stated.items() if on is True]
+        for mode in [stated.get("pooling_mode"), *modes]:
+            if mode in known:
+                return known[mode]
+    except (OSError, ValueError, AttributeError):
+        pass  # most models come without this file
+    return None

@@ -1,6 +1,6 @@
 """Heads on packed hidden states: what a document's class is, or that of each token in it.
 
-    hidden_TD ──document_rows──> first | last | mean: rows_BD ──apply_head──> outputs_BC
+    hidden_TD ──document_rows──> first | last | mean …: rows_BD ──apply_head──> outputs_BC
     hidden_TD ──the stock head──> outputs_TC
 
 transformers' classifiers pool a padded batch; a pack has its documents end to end, so the rows
@@ -23,7 +23,9 @@ from tunesmith.errors import ModelError
 if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
-Pooling = Literal["mean", "cls", "last"]
+Pooling = Literal["mean", "cls", "last", "max", "weighted_mean"]
+"""What of a text is its vector; in `weighted_mean` token i counts i times as much as the first."""
+
 HeadName = Literal[
     "causal_lm",
     "seq2seq_lm",
@@ -103,7 +105,14 @@ def pooled(hidden_TD: Tensor, cu_seqlens: Tensor, pooling: Pooling) -> Tensor:
         return hidden_TD[starts]
     if pooling == "last":
         return hidden_TD[ends - 1]
-    return torch.segment_reduce(hidden_TD, "mean", lengths=ends - starts, axis=0)
+    if pooling == "weighted_mean":
+        lengths_B = ends - starts
+        places_T = torch.arange(len(hidden_TD), device=starts.device) + 1
+        places_T = places_T - torch.repeat_interleave(starts, lengths_B)
+        weighted_TD = hidden_TD * places_T[:, None]
+        sums_BD = torch.segment_reduce(weighted_TD, "sum", lengths=lengths_B, axis=0)
+        return sums_BD / (lengths_B * (lengths_B + 1) / 2)[:, None].to(sums_BD.dtype)
+    return torch.segment_reduce(hidden_TD, pooling, lengths=ends - starts, axis=0)
 
 
 class FeatureHead(nn.Module):
@@ -112,19 +121,32 @@ class FeatureHead(nn.Module):
     Args:
         hidden_size: D.
         outputs: C, the size of what the map gives.
-        pooling: the mean over the document's tokens, its first, or its last.
+        pooling: what of a document is its vector.
         width: units of the hidden layer, linear · relu(dense · features); 0: no such layer.
+        dropout: share of each map's inputs that is set to zero in training.
+        zero: whether the last map starts at zero.
 
-    The last map starts at zero, the hidden layer as PyTorch draws it from the global generator.
+    What does not start at zero is as PyTorch draws it from the global generator.
     """
 
-    def __init__(self, hidden_size: int, outputs: int, pooling: Pooling, width: int = 0) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        outputs: int,
+        pooling: Pooling,
+        width: int = 0,
+        *,
+        dropout: float = 0.0,
+        zero: bool = True,
+    ) -> None:
         super().__init__()
         self.pooling: Pooling = pooling
         self.dense = nn.Linear(hidden_size, width) if width else None
         self.linear = nn.Linear(width or hidden_size, outputs)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
+        self.dropout = nn.Dropout(dropout)
+        if zero:
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
 
     @property
     def maps(self) -> list[tuple[nn.Linear, type[nn.Module]]]:
@@ -144,7 +166,7 @@ class FeatureHead(nn.Module):
         """Return `outputs_BC` of pooled features."""
         values = features_BD.to(self.linear.weight.dtype)
         for linear, activation in self.maps:
-            values = activation()(linear(values))
+            values = activation()(linear(self.dropout(values)))
         return values
 
 

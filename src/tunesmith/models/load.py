@@ -34,9 +34,9 @@ from tunesmith.console import Console
 from tunesmith.errors import ModelError, first_line
 from tunesmith.models import quantised as quantisation
 from tunesmith.models import soundness
-from tunesmith.models.adapters import changes_anything
+from tunesmith.models.adapters import adapted_part, changes_anything
 from tunesmith.models.anatomy import study
-from tunesmith.models.feature_files import read_head
+from tunesmith.models.feature_files import read_head, stated_pooling
 from tunesmith.models.heads import HEADS, FeatureHead, FeatureModel, Head, Pooling
 from tunesmith.models.kinds import ENCODER, check_fit
 from tunesmith.models.model import Model
@@ -280,7 +280,8 @@ def _load_adapter(folder: Path, notes: Notes, dtype: torch.dtype, console: Conso
     try:
         with quiet():
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            model.peft = PeftModel.from_pretrained(model.module, folder)
+            model.peft = PeftModel.from_pretrained(adapted_part(model), folder)
+            _read_pooling_and_head(model, folder)
             if model.peft.active_peft_config.is_prompt_learning:
                 read_virtual_tokens(model)
     except Exception as error:  # readers of damaged files raise whatever they like
@@ -298,6 +299,16 @@ def _load_adapter(folder: Path, notes: Notes, dtype: torch.dtype, console: Conso
     model.tokenizer = _tokenizer_at(folder, str(folder))
     model.module.eval()
     return model
+
+
+def _read_pooling_and_head(model: Model, folder: Path) -> None:
+    """Take over what stands on the body, where an adapter was saved with such a thing."""
+    stated = stated_pooling(folder)
+    if isinstance(model.module, FeatureModel):
+        model.module.head.pooling = stated or model.module.head.pooling
+        model.module.head = read_head(model.module.head, folder)
+    elif model.pooling is not None:
+        model.pooling = stated or model.pooling
 
 
 def _base(folder: Path, notes: Notes, console: Console | None) -> Resolved:
@@ -327,23 +338,7 @@ def _label_maps(labels: Sequence[str]) -> tuple[dict[int, str], dict[str, int]]:
 
 def _pooling(source: Resolved, kind: str) -> Pooling:
     """How this model was made to be pooled, else what its kind suggests."""
-    known: dict[str, Pooling] = {
-        "mean_tokens": "mean",
-        "mean": "mean",
-        "cls_token": "cls",
-        "cls": "cls",
-        "lasttoken": "last",
-    }
-    try:
-        text = (source.path / "1_Pooling" / "config.json").read_text(encoding="utf-8")
-        stated = json.loads(text)
-        modes = [key.removeprefix("pooling_mode_") for key, on in stated.items() if on is True]
-        for mode in [stated.get("pooling_mode"), *modes]:
-            if mode in known:
-                return known[mode]
-    except (OSError, ValueError, AttributeError):
-        pass  # most models come without this file
-    return "mean" if kind == ENCODER else "last"
+    return stated_pooling(source.path) or ("mean" if kind == ENCODER else "last")
 
 
 def _keeps_head(config: dict[str, Any], head: str, labels: Sequence[str]) -> bool:

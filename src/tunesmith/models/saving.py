@@ -50,7 +50,7 @@ def set_stop_tokens(model: Model, stop_ids: Sequence[int]) -> None:
 
 
 def save_full(model: Model, folder: Path) -> None:
-    """Write all weights as transformers reads them.
+    """Write all weights as transformers reads them; with a head of ours, see `save_features`.
 
     Where what learnt is float32 and the rest bfloat16, all is written as float32: readers give the
     whole model one precision, and rounding would undo small steps.
@@ -58,13 +58,13 @@ def save_full(model: Model, folder: Path) -> None:
     Raises:
         RunError: a weight is not finite, or the folder cannot be written.
     """
+    if isinstance(model.module, FeatureModel):
+        save_features(model, folder)
+        return
     module: Any = model.module
     _check_finite(model)
     with written_aside(folder) as aside, quiet(), _with_cache(module):
-        weights = module.state_dict()
-        widest = _widest(weights.values())
-        module.save_pretrained(aside, state_dict=_widened(weights, widest))
-        _state_precision(aside / "config.json", widest)
+        _write_weights(module, aside)
         if model.pooling is not None:
             _write_layout(model, model.pooling, aside)
         _save_beside(model, aside, "full")
@@ -85,6 +85,8 @@ def save_adapter(model: Model, folder: Path) -> None:
         (aside / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
         if model.pooling is not None:
             _write_layout(model, model.pooling, aside)
+        if isinstance(module, FeatureModel):
+            _write_head(model, aside)
         _save_beside(model, aside, "adapter")
 
 
@@ -101,9 +103,8 @@ def save_features(model: Model, folder: Path) -> None:
     _check_finite(model)
     body: Any = module.body
     with written_aside(folder) as aside, quiet(), _with_cache(body):
-        body.save_pretrained(aside)
-        _write_layout(model, module.head.pooling, aside, dense_folders(module.head))
-        write_maps(module.head, aside)
+        _write_weights(body, aside)
+        _write_head(model, aside)
         _save_beside(model, aside, "features")
 
 
@@ -238,6 +239,19 @@ def _save_beside(model: Model, folder: Path, saved_as: SavedAs) -> None:
     write_notes(folder, notes)
 
 
+def _write_weights(module: Any, folder: Path) -> None:
+    weights = module.state_dict()
+    widest = _widest(weights.values())
+    module.save_pretrained(folder, state_dict=_widened(weights, widest))
+    _state_precision(folder / "config.json", widest)
+
+
+def _write_head(model: Model, folder: Path) -> None:
+    head: Any = model.module.head
+    _write_layout(model, head.pooling, folder, dense_folders(head))
+    write_maps(head, folder)
+
+
 def _widest(tensors: Iterable[Tensor]) -> torch.dtype:
     dtypes = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     return functools.reduce(torch.promote_types, dtypes)
@@ -297,7 +311,13 @@ def _write_layout(model: Model, pooling: Pooling, folder: Path, dense: Sequence[
         ],
     )
     _json(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
-    modes = {"mean": "mean_tokens", "cls": "cls_token", "last": "lasttoken"}
+    modes = {
+        "mean": "mean_tokens",
+        "cls": "cls_token",
+        "last": "lasttoken",
+        "max": "max_tokens",
+        "weighted_mean": "weightedmean_tokens",
+    }
     _json(
         folder / "1_Pooling" / "config.json",
         {"word_embedding_dimension": size}

@@ -23,6 +23,7 @@ from tunesmith.models.load import load_model, read_config
 from tunesmith.models.quantised import Quantised, stored_as
 from tunesmith.models.resolve import Resolved, resolve
 from tunesmith.models.seeded import seeded
+from tunesmith.models.surgery.base import Operation
 from tunesmith.recipes.schema import Recipe
 from tunesmith.recipes.training import TrainingOptions
 from tunesmith.runs.members import make_objective, make_operations
@@ -53,8 +54,8 @@ def build_engine(
     operations = make_operations(recipe)
     source = altered(resolve(recipe.model, console=console), operations, console)
     kind = refuse(technique, task, source)
-    quantised = quantised_base(recipe, task, technique, source)
-    head = technique.head(task.head_for(kind))
+    head = choose_head(technique, task, operations, kind)
+    quantised = quantised_base(recipe, technique, source, head)
     model = load_model(
         source,
         head=head,
@@ -67,7 +68,8 @@ def build_engine(
     if quantised is None:  # what is quantised was loaded to where it belongs
         model.module.to(device)
     model.surgery = tuple(surgery_of(source.path).get("changes", ()))
-    settle(model, operations, "loaded")
+    with seeded(training.seed):
+        settle(model, operations, "loaded")
     if technique.records_to_study:
         task.bind(model)
         study_records(
@@ -103,10 +105,44 @@ def _updates(training: TrainingOptions) -> AdamWOptions:
     )
 
 
+def choose_head(
+    technique: Technique, task: Task, operations: Sequence[Operation], kind: str
+) -> str:
+    """Return the head to load the model with: the task's, or what an operation makes of it.
+
+    Raises:
+        RecipeError: an operation cannot change that head, or the technique cannot go with the one
+            that it makes of it.
+    """
+    needed = task.head_for(kind)
+    head, own = needed, technique.head(needed)
+    for operation in operations:
+        head = operation.head(head)
+        if head == needed:
+            continue
+        if own != needed:
+            raise RecipeError(
+                f"The technique {technique.name!r} brings a head of its own.",
+                where=f"surgery.{operation.name}",
+                fix="Leave it out; technique.head and technique.pooling say which.",
+            )
+        reason = technique.refuses("embedding", kind) or technique.unsuited("embedding")
+        if reason:
+            raise RecipeError(
+                f"The technique {technique.name!r} does not suit a head that sentence-transformers"
+                f" reads: {reason}.",
+                where=f"surgery.{operation.name}",
+            )
+    return technique.head(head)
+
+
 def quantised_base(
-    recipe: Recipe, task: Task, technique: Technique, source: Resolved
+    recipe: Recipe, technique: Technique, source: Resolved, head: str
 ) -> Quantised | None:
     """Return how the base is to be quantised, or None where it is not.
+
+    Args:
+        head: that the model is loaded with.
 
     Raises:
         RecipeError: the technique would change a base that is quantised or lies on disk; says how.
@@ -123,10 +159,10 @@ def quantised_base(
             where="base.stream" if stream else "technique" if kind is None else "base.quantize",
             fix="Choose lora, or leave it out.",
         )
-    if task.head == "embedding":
+    if head in ("embedding", "features"):
         raise RecipeError(
-            f"The task {task.name!r} gives vectors that sentence-transformers reads, and it would"
-            f" put them on the base as it is published, not on a {base}.",
+            "The result would be for sentence-transformers, which would put it on the base as it is"
+            f" published, not on a {base}.",
             where="base",
             fix="Leave it out.",
         )

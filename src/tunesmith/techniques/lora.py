@@ -126,6 +126,14 @@ class Lora(PeftTechnique):
             return "`bias` lets weights of the base learn"
         return None
 
+    def unsuited(self, head: str) -> str | None:
+        """Vectors are read by sentence-transformers, which leaves out a part of DoRA."""
+        if head == "embedding" and self.options.dora:
+            return (
+                "sentence-transformers leaves out what `dora` learns of lengths; leave `dora` out"
+            )
+        return None
+
     def config(self, model: Model) -> Any:
         """Return PEFT's configuration.
 

@@ -1,7 +1,7 @@
 """Surgery: the contract of an operation on a model.
 
     files ──alter──> other files that transformers loads      drop, duplicate, vocabulary, width …
-    a loaded model ──settle──> the same, set otherwise        attention
+    a loaded model ──settle──> the same, set otherwise        attention, text_head
     a model whose learning parameters are marked ──settle──>  freeze, unfreeze
 
 An operation does one of these (`works_on`). It says in a sentence what it did; the model that it
@@ -40,6 +40,14 @@ class Operation:
     def keeps_answers(self) -> bool:
         """Whether the altered model must answer as before; it is then tried."""
         return False
+
+    def head(self, needed: str) -> str:
+        """Return the head to load the model with, given the one that the task needs.
+
+        Raises:
+            RecipeError: that one is none that this operation could change.
+        """
+        return needed
 
     def alter(self, draft: Draft) -> str:
         """Change the draft in place; return in a sentence what was changed.
