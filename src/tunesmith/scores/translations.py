@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 Sums = Mapping[str, NDArray[np.float64]]
 Words = Literal["13a", "intl", "zh", "char"]
+_Items = str | tuple[str, ...]
 
 BLEU_ORDERS, CHRF_ORDERS = range(1, 5), range(1, 7)
 BLEU_SUMS = (
@@ -106,16 +107,41 @@ def chrf(sums: Sums) -> NDArray[np.float64]:
 def rouge(said: str, right: str) -> dict[str, float]:
     """Return ROUGE-1, ROUGE-2 and ROUGE-L (F1, between 0 and 1) of a text against the right one.
 
-    Computed by the `rouge-score` package on words of any script (its own tokenizer drops all but
-    ASCII); Chinese and Japanese characters count as words of their own.
+    They equal those of the `rouge-score` package without stemming, on words of any script (its own
+    tokenizer drops all but ASCII); Chinese and Japanese characters count as words of their own.
     """
-    found = _rouge().score(right, said)
-    names = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
-    return {ours: float(found[theirs].fmeasure) for ours, theirs in names.items()}
+    ours, theirs = (tuple(_WORDS.findall(text.lower())) for text in (said, right))
+    found = {f"rouge_{n}": _shared_runs(ours, theirs, n) for n in (1, 2)}
+    return {**found, "rouge_l": _f1(_common(ours, theirs), len(ours), len(theirs))}
 
 
-def _runs(text: str, length: int) -> Counter[str]:
-    return Counter(text[i : i + length] for i in range(len(text) - length + 1))
+def _shared_runs(ours: _Items, theirs: _Items, length: int) -> float:
+    have, want = _runs(ours, length), _runs(theirs, length)
+    return _f1((have & want).total(), have.total(), want.total())
+
+
+def _f1(both: int, said: int, right: int) -> float:
+    if not both:
+        return 0.0
+    precision, recall = both / said, both / right
+    return 2 * precision * recall / (precision + recall)
+
+
+def _common(ours: _Items, theirs: _Items) -> int:
+    """Return the length of the longest sequence of words that both have in their order."""
+    row = [0] * (len(theirs) + 1)
+    for word in ours:
+        corner = 0
+        for place, other in enumerate(theirs, 1):
+            above = row[place]
+            row[place] = corner + 1 if word == other else max(above, row[place - 1])
+            corner = above
+    return row[-1]
+
+
+def _runs(items: _Items, length: int) -> Counter[_Items]:
+    """Count the runs of so many words, or of characters where `items` is a text."""
+    return Counter(items[i : i + length] for i in range(len(items) - length + 1))
 
 
 @functools.cache
@@ -123,17 +149,3 @@ def _bleu(words: str) -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(tokenize=words)
-
-
-@functools.cache
-def _rouge() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=_Words())
-
-
-class _Words:
-    """Splits a text into lower-case words, as `rouge-score` asks for it."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return _WORDS.findall(text.lower())
