@@ -1,9 +1,10 @@
-"""The report in a real browser: nothing overflows, nothing is fetched, dark is dark.
+"""Report and page of a check in a browser: nothing overflows, nothing is fetched, dark is dark.
 
 Needs Chromium, so it is not part of `make test`: run it with `pytest -m browser`.
 
-The page forbids scripts, so it is looked at from outside: a page of ours, served from this machine
-together with the report, holds it in a frame of a phone's width and writes down what it measures.
+The pages forbid scripts, so they are looked at from outside: a page of ours, served from this
+machine together with them, holds one in a frame of a phone's width and writes down what it
+measures.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from typing import Any
 
 import pytest
 from tests.evidence.conftest import Build
+from tests.evidence.test_check_page import deep, document, finding
 
+from tunesmith.evidence.check_page import write_check_page
 from tunesmith.evidence.report import write_report
 
 pytestmark = pytest.mark.browser
+
+PAGES = ("report.html", "check.html")
 
 FLAGS = [
     "--headless",
@@ -39,7 +44,7 @@ FLAGS = [
 ]
 
 OUTSIDE = """<!doctype html><body style="margin:0">
-<iframe src="report.html" style="width:WIDTHpx;height:800px;border:0"></iframe>
+<iframe src="PAGE" style="width:WIDTHpx;height:800px;border:0"></iframe>
 <pre id="seen"></pre><script>
 const frame = document.querySelector("iframe");
 frame.onload = () => {
@@ -56,7 +61,8 @@ frame.onload = () => {
     fetched: view.performance.getEntriesByType("resource").map(entry => entry.name),
     page: style(page.body).backgroundColor,
     ink: style(page.body).color,
-    line: style(page.querySelector(".curves path[style*=series]")).stroke,
+    line: ["stroke", "fill"].map(
+      part => style(page.querySelector(".curves path[style*=series]"))[part]),
     smallest: Math.min(...all(".curves text").map(element => box(element).height)),
   });
 };
@@ -70,19 +76,35 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(fake_run: Build) -> Iterator[tuple[Path, str]]:
-    """Serve the folder of a run that has its report."""
+    """Serve the folder of a run that has its report, and the page of a check beside it."""
     run_dir = fake_run()
     write_report(run_dir)
+    write_check_page(checked(), run_dir / "check.html", "0.1.0")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(run_dir)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield run_dir, f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 
 
-def look(served: tuple[Path, str], tmp_path: Path, width: int, *flags: str) -> dict[str, Any]:
-    """Open the report in a frame of `width` pixels and return what was measured."""
+def checked() -> dict[str, Any]:
+    """A check that found much, of which some is one long word."""
+    long = "x" * 400
+    findings = [finding(kind, number) for kind in ("duplicate", "wrong_label") for number in (1, 2)]
+    findings[0] |= {"text": long, "origin": f"{long}.jsonl:1", "reason": long}
+    tokens = [{"text": "Read this: ", "trained": False}, {"text": long, "trained": True}]
+    shown = [{"origin": "train.jsonl:1", "tokens": tokens, "learnt": long}]
+    found = deep(*findings)
+    found["classes"]["train"] |= {long[:80]: 3}
+    return document(deep=found, shown=shown, warnings=[long])
+
+
+def look(
+    served: tuple[Path, str], tmp_path: Path, page: str, width: int, *flags: str
+) -> dict[str, Any]:
+    """Open a page in a frame of `width` pixels and return what was measured."""
     run_dir, address = served
-    (run_dir / "outside.html").write_text(OUTSIDE.replace("WIDTH", str(width)))
+    outside = OUTSIDE.replace("PAGE", page).replace("WIDTH", str(width))
+    (run_dir / "outside.html").write_text(outside)
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or "google-chrome"
     command = [browser, *FLAGS, *flags, f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--virtual-time-budget=4000", "--dump-dom", f"{address}/outside.html"]
@@ -93,28 +115,34 @@ def look(served: tuple[Path, str], tmp_path: Path, width: int, *flags: str) -> d
     return seen
 
 
+@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("width", [360, 820, 1280])
 def test_nothing_is_wider_than_the_screen(
-    served: tuple[Path, str], tmp_path: Path, width: int
+    served: tuple[Path, str], tmp_path: Path, page: str, width: int
 ) -> None:
-    seen = look(served, tmp_path, width)
+    seen = look(served, tmp_path, page, width)
     assert seen["scrolls"] <= seen["width"] <= width
     assert not seen["tooWide"]
 
 
+@pytest.mark.parametrize("page", PAGES)
 def test_words_in_the_curves_can_be_read_on_a_phone(
-    served: tuple[Path, str], tmp_path: Path
+    served: tuple[Path, str], tmp_path: Path, page: str
 ) -> None:
-    assert look(served, tmp_path, 360)["smallest"] >= 9
+    assert look(served, tmp_path, page, 360)["smallest"] >= 9
 
 
-def test_nothing_is_fetched(served: tuple[Path, str], tmp_path: Path) -> None:
-    assert look(served, tmp_path, 820)["fetched"] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_fetched(served: tuple[Path, str], tmp_path: Path, page: str) -> None:
+    assert look(served, tmp_path, page, 820)["fetched"] == []
 
 
-def test_dark_is_dark_and_light_is_light(served: tuple[Path, str], tmp_path: Path) -> None:
-    light = look(served, tmp_path / "light", 820)
-    dark = look(served, tmp_path / "dark", 820, "--blink-settings=preferredColorScheme=0")
+@pytest.mark.parametrize("page", PAGES)
+def test_dark_is_dark_and_light_is_light(
+    served: tuple[Path, str], tmp_path: Path, page: str
+) -> None:
+    light = look(served, tmp_path / "light", page, 820)
+    dark = look(served, tmp_path / "dark", page, 820, "--blink-settings=preferredColorScheme=0")
 
     def brightness(colour: str) -> float:
         return sum(map(int, re.findall(r"\d+", colour)[:3])) / 765
