@@ -67,10 +67,15 @@ class RunError(TunesmithError):
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return `Did you mean 'x'?` for the nearest known word, else the list of known words."""
     words = sorted(known)
-    near = get_close_matches(word, words, n=1, cutoff=0.6)
-    if near:
-        return f"Did you mean {near[0]!r}?"
-    return f"Known: {', '.join(words)}."
+    near = nearest(word, words)
+    return f"Did you mean {near!r}?" if near else f"Known: {', '.join(words)}."
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like `word`, whatever its case; None: none is like it."""
+    lower = {each.lower(): each for each in known}
+    near = get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
+    return lower[near[0]] if near else None
 
 
 def first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, model_serializer, model_v
 from pydantic_core import PydanticCustomError, to_json
 
 from tunesmith.errors import suggest
+from tunesmith.recipes import other_words
 from tunesmith.recipes.section import STRICT
 from tunesmith.registry import OBJECTIVES, OPERATIONS, RETAINERS, TASKS, TECHNIQUES, Registry
 
@@ -59,7 +60,8 @@ class Choice(BaseModel):
                     "kind": kind,
                     "name": repr(name),
                     "key": None if isinstance(value, str) else "name",
-                    "fix": suggest(str(name), cls.registry.names()),
+                    "fix": other_words.member(kind, str(name))
+                    or suggest(str(name), cls.registry.names()),
                 },
             )
         options = {key: item for key, item in given.items() if key != "name"}

@@ -12,13 +12,13 @@ import re
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from tunesmith.errors import RecipeError, suggest
+from tunesmith.errors import RecipeError, nearest, suggest
+from tunesmith.recipes import other_words
 from tunesmith.recipes.choice import DEFAULT_TECHNIQUE, Choice, TechniqueChoice
 from tunesmith.recipes.document import Document, Path
 from tunesmith.recipes.schema import Recipe
@@ -93,7 +93,11 @@ def _problem(details: ErrorDetails, document: Document) -> _Problem:
         path = (*path, *str(context["key"]).split("."))
     fix = context.get("fix") or ""
     if kind == "literal_error":
-        fix = suggest(str(details["input"]), re.findall(r"'([^']*)'", str(context["expected"])))
+        fix = _right_value(str(details["input"]), str(context["expected"]))
+    if kind == "list_type":
+        fix = "Put it into brackets: [ … ]."
+    if kind == "model_type" and path == ("data",) and isinstance(details["input"], str):
+        fix = f"Write data: {{train: {details['input']}}}."
     return _Problem(path, _sentence(kind, context, details), fix)
 
 
@@ -131,16 +135,27 @@ def _shown(value: Any) -> str:
 
 
 def _right_key(path: Path, document: Document) -> str:
-    """Suggest the nearest key of this level, else the section to which such a key belongs."""
+    """Suggest where such a key belongs, what it is called here, or the nearest of its level."""
     key = str(path[-1])
     here = options_at(path[:-1], document)
-    if get_close_matches(key, here, n=1, cutoff=0.6):
-        return suggest(key, here)
     for section in _sections(document):
         if section != path[:-1] and key in options_at(section, document):
             home = ".".join(map(str, (*section, key)))
             return f"It belongs elsewhere: {home}."
+    task, _, name = (other_words.home(key) or "").partition(".")
+    if task != "task" or name in options_at(("task",), document):
+        known = other_words.option(key)
+        if known:
+            return known
     return suggest(key, here) if here else "Remove it: nothing can be set here."
+
+
+def _right_value(given: str, expected: str) -> str:
+    """Suggest the nearest of the values that are expected, which are named already."""
+    values = re.findall(r"'([^']*)'", expected)
+    known = other_words.value(given)
+    near = known if known in values else nearest(given, values)
+    return f"Did you mean {near!r}?" if near else ""
 
 
 def _what_it_is(path: Path, document: Document) -> str:

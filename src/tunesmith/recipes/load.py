@@ -31,6 +31,7 @@ _CHOICES = {
     "retain": None,
 }
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SHARE = re.compile(r"[\d.]+\s*%?")
 _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
 
 
@@ -190,6 +191,8 @@ def _nearest_data(path: Path) -> str:
     near = get_close_matches(path.name, names, n=1, cutoff=0.6)
     if near:
         return f"Did you mean {near[0]!r}?"
+    if _SHARE.fullmatch(path.name):
+        return "A share is a number above 0 and below 1, without quotes, such as 0.2."
     return "Relative paths start at the recipe's folder."
 
 
