@@ -8,11 +8,15 @@ from tests.tiny import tiny_model
 from tunesmith.data.batch import collate
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.generation import Sampling
+from tunesmith.engine.precision import choose_dtype
+from tunesmith.errors import RecipeError
+from tunesmith.kernels.precision import refuses_float8
 from tunesmith.models.seeded import seeded
 from tunesmith.objectives.base import TokenLogProbs
 from tunesmith.objectives.classes import Classes
 from tunesmith.objectives.token_likelihood import TokenLikelihood
 from tunesmith.registry import TECHNIQUES
+from tunesmith.techniques.base import ParameterGroup
 
 pytestmark = pytest.mark.gpu
 
@@ -80,6 +84,24 @@ def test_bfloat16_learns_what_float32_learns(family):
     assert loss == pytest.approx(exact[0], rel=2e-2)
     for name, expected in exact[1].items():
         assert torch.cosine_similarity(grads[name].flatten(), expected.flatten(), 0) > 0.98, name
+
+
+def test_float8_learns_what_the_processor_makes_of_it():
+    if refuses_float8(torch.device("cuda")):
+        with pytest.raises(RecipeError, match="does not multiply 8-bit numbers"):
+            choose_dtype("float8", torch.device("cuda"))
+        return
+    found = []
+    for device in ("cuda", "cpu"):
+        model = on(device, "llama")
+        parameters = {n: p.requires_grad_() for n, p in model.module.named_parameters()}
+        engine = Engine(model, [ParameterGroup(parameters)], dtype=torch.bfloat16, float8=True)
+        found.append(learn(engine, TokenLikelihood(), [documents()]))
+    (loss, grads), (expected, others) = found
+    assert loss == pytest.approx(expected, rel=1e-2)
+    for name, grad in grads.items():
+        other = others[name].flatten()
+        assert torch.cosine_similarity(grad.cpu().flatten(), other, 0) > 0.95, name
 
 
 def test_generation_equals_that_on_the_cpu():

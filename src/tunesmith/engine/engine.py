@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from tunesmith.data.batch import Batch, Stream
 from tunesmith.engine.checkpointing import Held, LayerCheckpoints
+from tunesmith.engine.float8 import learn_in_float8
 from tunesmith.engine.fusion import fused
 from tunesmith.engine.generation import TOGETHER, Generated, Generator, Sampling
 from tunesmith.engine.generation_stock import StockGenerator
@@ -62,6 +63,7 @@ class Engine:
         dtype: the format to compute in (float32 or bfloat16).
         packing: lay documents end to end where the model keeps them apart; False pads always.
         fuse: use the fast forms of single modules; False takes the stock ones.
+        float8: multiply the linear layers that learn in 8 bits; `kernels` says how many do.
 
     Raises:
         ModelError: the model cannot be called with a ragged batch and give right results.
@@ -76,6 +78,7 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         packing: bool = True,
         fuse: bool = True,
+        float8: bool = False,
     ) -> None:
         self.model = model
         self.dtype = dtype
@@ -92,6 +95,8 @@ class Engine:
         self._stock = StockGenerator(model)
         self.optimizer = Optimizer(groups, optimizer or AdamWOptions())
         self.kernels = fused(model, dtype) if fuse else {}
+        if float8:
+            self.kernels |= learn_in_float8(model, self.optimizer.parameters.values(), dtype)
         self.checkpoints = LayerCheckpoints(model)
         self.prefix = Prefix()
         if self.optimizer.parameters and not self._pairs:

@@ -15,6 +15,7 @@ import torch
 
 _BFLOAT16_FEATURES = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 _CPUINFO = Path("/proc/cpuinfo")
+_FLOAT8_CAPABILITY = (8, 9)
 
 
 def fast_dtype(device: torch.device | str = "cpu") -> torch.dtype:
@@ -25,6 +26,16 @@ def fast_dtype(device: torch.device | str = "cpu") -> torch.dtype:
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float32
+
+
+def refuses_float8(device: torch.device) -> str | None:
+    """Return why a device has no products of 8-bit floating-point numbers, or None where it has."""
+    if device.type != "cuda" or torch.version.cuda is None:
+        return "NVIDIA GPUs of compute capability 8.9 and above (Ada, Hopper and later) do"
+    found = torch.cuda.get_device_capability(device)
+    if found < _FLOAT8_CAPABILITY:
+        return f"its compute capability is {found[0]}.{found[1]}, and 8.9 is needed"
+    return None
 
 
 @cache

@@ -93,10 +93,11 @@ class TrainingOptions(BaseModel):
         "read ever after, where that is faster; 0: frozen layers are computed in every pass, "
         "records encoded in every run",
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    precision: Literal["auto", "float32", "bfloat16", "float8"] = Field(
         default="auto",
         description="number format of the computation; auto: bfloat16 where the processor is fast "
-        "at it. What learns is kept in float32",
+        "at it; float8: bfloat16, but linear layers that learn are multiplied in 8 bits, on GPUs "
+        "that do so (compute capability 8.9). What learns is kept in float32",
     )
     seed: int = Field(
         default=0, ge=0, lt=2**63, description="seed of splits, order, dropout and initial values"

@@ -87,7 +87,14 @@ def build_engine(
         model.streamed.check_unchanged()
     task.bind(model)  # what learns may take room of the context
     groups = technique.parameter_groups(model)
-    return Engine(model, groups, _updates(training), dtype=dtype, packing=training.packing)
+    return Engine(
+        model,
+        groups,
+        _updates(training),
+        dtype=dtype,
+        packing=training.packing,
+        float8=training.precision == "float8",
+    )
 
 
 def _updates(training: TrainingOptions) -> AdamWOptions:
