@@ -58,3 +58,15 @@ def test_bytes_and_large_counts_are_written_in_short() -> None:
 def test_a_small_p_value_is_a_bound() -> None:
     assert figures.probability(0.0001) == "< 0.001"
     assert figures.probability(0.0123) == "0.012"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("rouge_1", "ROUGE-1"), ("chrf", "chrF"), ("log_likelihood", "log likelihood")]
+)
+def test_a_metric_is_spelt_as_papers_do(name: str, text: str) -> None:
+    assert figures.label(name) == text
+
+
+def test_what_stands_in_backticks_is_set_as_code_and_escaped() -> None:
+    assert str(figures.with_code("`a<b` of <i>")) == "<code>a&lt;b</code> of &lt;i&gt;"
+    assert str(figures.with_code("one ` alone")) == "one ` alone"

@@ -6,10 +6,15 @@ In: numbers. Out: short texts. `None` and what is not finite become a dash. Know
 from __future__ import annotations
 
 import math
+import re
+
+from markupsafe import Markup, escape
 
 MINUS = "\u2212"
 NONE = "–"
 _SPELT = {
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
     "rouge_l": "ROUGE-L",
     "macro_f1": "macro-F1",
     "micro_f1": "micro-F1",
@@ -17,6 +22,7 @@ _SPELT = {
     "r_squared": "R²",
     "lora": "LoRA",
     "bleu": "BLEU",
+    "chrf": "chrF",
 }
 
 
@@ -103,6 +109,15 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def with_code(text: str) -> Markup:
+    """Return a sentence for a page: escaped, and what stands in backticks set as code.
+
+    >>> str(with_code("`a<b` of <it>"))
+    '<code>a&lt;b</code> of &lt;it&gt;'
+    """
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def label(name: str) -> str:

@@ -137,7 +137,7 @@ def changes(name: str, title: str, improvements: Sequence[float]) -> str:
         )
         axes.axhline(0, color=_TEXT, linewidth=0.8)
         axes.set_xticks([])
-        axes.margins(x=0.01)
+        axes.set_xlim(-1, len(ordered))
         axes.spines["bottom"].set_visible(False)
         return _svg(figure, name, title)
 
@@ -160,8 +160,12 @@ def way(
     with _figure(name, 4.8, 2.8) as (figure, drawn):
         drawn.plot(across, up, color=_SERIES, linewidth=1.4, marker="o", markersize=4)
         drawn.plot([across[chosen]], [up[chosen]], color=_BETTER, marker="o", markersize=9)
+        rises = (up[-1] - up[0]) * (across[-1] - across[0]) > 0
+        side, away = ("right", -6) if rises else ("left", 6)  # where the line does not go
         for point, label in zip(points, labels, strict=True):
-            drawn.annotate(label, point, xytext=(6, 4), textcoords="offset points", fontsize=8)
+            drawn.annotate(
+                label, point, xytext=(away, 4), textcoords="offset points", fontsize=8, ha=side
+            )
         drawn.set_xlabel(axes[0])
         drawn.set_ylabel(axes[1])
         drawn.margins(x=0.12, y=0.12)
