@@ -61,7 +61,8 @@ def test_a_small_p_value_is_a_bound() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [("rouge_1", "ROUGE-1"), ("chrf", "chrF"), ("log_likelihood", "log likelihood")]
+    ("name", "text"),
+    [("rouge_1", "ROUGE-1"), ("chrf", "chrF"), ("log_likelihood", "log likelihood")],
 )
 def test_a_metric_is_spelt_as_papers_do(name: str, text: str) -> None:
     assert figures.label(name) == text
@@ -70,3 +71,13 @@ def test_a_metric_is_spelt_as_papers_do(name: str, text: str) -> None:
 def test_what_stands_in_backticks_is_set_as_code_and_escaped() -> None:
     assert str(figures.with_code("`a<b` of <i>")) == "<code>a&lt;b</code> of &lt;i&gt;"
     assert str(figures.with_code("one ` alone")) == "one ` alone"
+
+
+@pytest.mark.parametrize(
+    ("text", "begun"),
+    [("log likelihood", "Log likelihood"), ("nDCG@10", "nDCG@10"), ("chrF rose", "chrF rose")],
+)
+def test_a_sentence_begins_with_a_capital_unless_its_word_is_spelt_otherwise(
+    text: str, begun: str
+) -> None:
+    assert figures.capital(text) == begun

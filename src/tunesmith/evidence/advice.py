@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from tunesmith.evidence.figures import count, label, number, share
+from tunesmith.evidence.figures import capital, count, label, number, share
 from tunesmith.evidence.files import Evidence
 
 OVERFIT = 0.01
@@ -102,7 +102,7 @@ def _form_only(evidence: Evidence) -> str | None:
         for name, row in right.items()
     )
     return (
-        f"{label(metrics.primary).capitalize()} improved, but there is no evidence that {figures}"
+        f"{capital(label(metrics.primary))} improved, but there is no evidence that {figures}"
         " did: so far it may have learnt what answers look like, not which are right. Read the"
         " examples below; more records, more epochs or a larger model may carry it further."
     )
@@ -116,7 +116,7 @@ def _forgetting(evidence: Evidence) -> str | None:
     if change < MUCH_FORGOTTEN or probe.worse is False:
         return None
     return (
-        f"{probe.unit.capitalize()} on {probe.name} rose by {share(change)}. If the model is to"
+        f"{capital(probe.unit)} on {probe.name} rose by {share(change)}. If the model is to"
         " stay good at other things, lower the learning rate, train for less, or let fewer"
         " parameters learn."
     )

@@ -111,6 +111,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def capital(text: str) -> str:
+    """Let a sentence begin with a capital, but where its first word is spelt as nDCG or chrF is."""
+    own = any(letter.isupper() for letter in text.partition(" ")[0][1:])
+    return text if own else text[:1].upper() + text[1:]
+
+
 def with_code(text: str) -> Markup:
     """Return a sentence for a page: escaped, and what stands in backticks set as code.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tunesmith.evidence.figures import count, interval, label, number, share
+from tunesmith.evidence.figures import capital, count, interval, label, number, share
 from tunesmith.evidence.files import MetricRow, Metrics, Noise, Probe
 
 HEADLINES = {
@@ -113,8 +113,8 @@ def _noise(noise: Noise, row: MetricRow) -> str:
     spread = abs(noise.difference or 0.0)
     measured = f"{label(noise.metric)} of the same model was measured twice on {noise.records}"
     if not spread:
-        return f"{_capital(measured)} records and came out the same to the last digit."
-    text = f"{_capital(measured)} records and differed by {number(spread)}."
+        return f"{capital(measured)} records and came out the same to the last digit."
+    text = f"{capital(measured)} records and differed by {number(spread)}."
     if row.difference is not None and abs(row.difference) <= spread:
         return text + " The difference above is no larger than that: read nothing into it."
     return text
@@ -122,10 +122,10 @@ def _noise(noise: Noise, row: MetricRow) -> str:
 
 def _forgotten(probe: Probe) -> str:
     if not probe.before or probe.after is None:
-        return f"{_capital(probe.unit)} on {probe.name} was not measured."
+        return f"{capital(probe.unit)} on {probe.name} was not measured."
     change = probe.after / probe.before - 1
     text = (
-        f"{_capital(probe.unit)} on general text ({probe.name}, {count(probe.tokens)} tokens, not"
+        f"{capital(probe.unit)} on general text ({probe.name}, {count(probe.tokens)} tokens, not"
         f" part of the data) went from {number(probe.before)} to {number(probe.after)}"
         f" ({share(change, signed=True)})."
     )
@@ -148,7 +148,7 @@ def _beside(metrics: Metrics) -> str:
         )
         if names
     ]
-    text = _capital("; ".join(said)) + " (corrected for looking at several)."
+    text = capital("; ".join(said)) + " (corrected for looking at several)."
     generated = [row for row in metrics.beside.values() if row.generated]
     if generated and not metrics.deciding.generated:
         text += (
@@ -165,13 +165,9 @@ def _cautions(metrics: Metrics) -> str:
     for caution in metrics.cautions:
         name, _, said = caution.partition(": ")
         said_of.setdefault(said, []).append(label(name))
-    return " ".join(f"{_capital(', '.join(names))}: {said}" for said, names in said_of.items())
+    return " ".join(f"{capital(', '.join(names))}: {said}" for said, names in said_of.items())
 
 
 def _named(name: str, row: MetricRow, deciding: MetricRow) -> str:
     figures = f"{label(name)} {number(row.before)} → {number(row.after)}"
     return figures if row.n == deciding.n else f"{figures} on {count(row.n)} records"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
