@@ -58,6 +58,9 @@ RUNGS = (
     Rung("reuse", "+ memory kept and reused", {"reuse": True}),
 )
 
+FLOAT8 = Rung("float8", "+ layers that learn multiplied in 8 bits", {"float8": True})
+"""Above the others on a GPU, where all weights learn; it rounds more than they do."""
+
 
 def climbed(rungs: tuple[Rung, ...] = RUNGS) -> list[tuple[Rung, dict[str, Any]]]:
     """Return each rung with all the switches that are on at its height."""
@@ -140,19 +143,20 @@ def summarise(outcomes: list[Outcome]) -> list[dict[str, Any]]:
 def climb(work: Work, out: Path, report: dict[str, Any], rounds: int, timeout: float) -> None:
     """Run the rungs in turns and write the report after each round."""
     outcomes: list[Outcome] = []
+    rungs = (*RUNGS, FLOAT8) if (report["device"], work.kind) == ("cuda", "full") else RUNGS
     with tempfile.TemporaryDirectory(prefix="tunesmith-ladder-") as scratch:
         job_folder = Path(scratch, "job")
         job_folder.mkdir()
         job = prepare(work, job_folder)
         for number in range(rounds):
-            steps = climbed() if number % 2 == 0 else climbed()[::-1]
+            steps = climbed(rungs) if number % 2 == 0 else climbed(rungs)[::-1]
             for rung, switches in steps:
                 folder = Path(scratch, f"{rung.key}-{number}")
                 found = measure_rung(job_folder, folder, switches, timeout)
                 outcomes.append({"rung": rung.key, "title": rung.title, "round": number, **found})
                 print(json.dumps(outcomes[-1]), flush=True)
             told = {**asdict(work), "tokens": job["tokens"], "targets": job["targets"]}
-            ordered = sorted(outcomes, key=lambda o: [r.key for r in RUNGS].index(o["rung"]))
+            ordered = sorted(outcomes, key=lambda o: [r.key for r in rungs].index(o["rung"]))
             rows = summarise(ordered)
             whole = {**report, "work": told, "summary": rows, "outcomes": outcomes}
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,7 @@ class Switches:
         chunked: the output layer in chunks of rows; else all logits at once.
         reuse: freed memory stays in the process; else glibc's own ways.
         tokens_per_batch: most tokens of one micro-batch.
+        float8: linear layers that learn are multiplied in 8 bits.
     """
 
     packing: bool = True
@@ -46,6 +47,7 @@ class Switches:
     chunked: bool = True
     reuse: bool = True
     tokens_per_batch: int = 2048
+    float8: bool = False
 
 
 def throw(switches: Switches) -> None:
@@ -90,5 +92,6 @@ def engine(
         dtype=dtype,
         packing=switches.packing,
         fuse=switches.fuse,
+        float8=switches.float8,
     )
     return made, task

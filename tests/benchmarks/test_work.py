@@ -16,7 +16,7 @@ from benchmarks.peers.shapes import SHAPES, make
 from benchmarks.peers.sides import OURS, SIDES, sides_for
 from benchmarks.peers.work import INTERFACE, Work, _instructions, write_lines
 from benchmarks.scaling import Point, curves, run_point
-from benchmarks.switches import Switches
+from benchmarks.switches import Switches, engine
 from safetensors.torch import save_file
 from tests.tiny import tiny_config, tiny_model_folder
 from transformers import BertForSequenceClassification
@@ -132,6 +132,14 @@ def test_the_ladder_begins_plain_and_ends_with_all_that_the_engine_does() -> Non
     steps = [replace(Switches(), **switches) for _, switches in climbed()]
     assert not any((steps[0].packing, steps[0].fuse, steps[0].compiled, steps[0].reuse))
     assert steps[-1] == Switches()
+
+
+def test_the_rung_of_float8_multiplies_what_learns_in_8_bits(job: Path) -> None:
+    model = json.loads((job / "job.json").read_text())["path"]
+    made, _ = engine(model, {"name": "full"}, Switches(float8=True))
+    assert made.kernels["learnt layers"].endswith("in float8")
+    plain, _ = engine(model, {"name": "full"}, Switches())
+    assert "learnt layers" not in plain.kernels
 
 
 def test_a_point_of_a_curve_reads_the_tokens_that_it_says(job: Path, tmp_path: Path) -> None:
