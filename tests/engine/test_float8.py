@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.engine.test_equality import documents, learn
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_model_folder
 
+import tunesmith
 from tunesmith.data.batch import collate
 from tunesmith.data.plan import add_counts
 from tunesmith.engine.engine import Engine
@@ -85,6 +87,14 @@ def test_layers_that_do_not_learn_stay_as_they_are() -> None:
     )
     assert "forward" not in vars(lower.self_attn.o_proj)
     assert "forward" in vars(upper.self_attn.o_proj)
+
+
+def test_a_recipe_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.engine.precision.refuses_float8", lambda device: None)
+    folder, training = tiny_model_folder(tmp_path), {"precision": "float8"}
+    engine, _ = tunesmith.load(str(folder), technique="full", training=training)
+    assert engine.dtype == torch.bfloat16
+    assert engine.kernels["learnt layers"] == "14 in float8"
 
 
 @pytest.mark.parametrize("technique", ["lora", "ia3"])
