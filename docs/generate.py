@@ -25,10 +25,12 @@ from tunesmith.data.records import (
     TextPair,
 )
 from tunesmith.registry import TASKS, TECHNIQUES
+from tunesmith.tasks.multitask import MemberRecord
 
 README = Path(__file__).parents[1] / "README.md"
 
 RECORDS = {
+    MemberRecord: "those of each of its tasks",
     Conversation: "Alpaca, chat messages, ShareGPT, prompt/completion",
     Document: "plain text, a folder of texts",
     LabelledText: "text with a label, or two texts",
@@ -69,7 +71,7 @@ def tasks() -> str:
                 _sentence(task),
                 RECORDS[task.Record],
                 ", ".join(sorted(task.kinds)),
-                task.primary.replace("_", " "),
+                task.primary.replace("_", " ") or "the worst of its tasks",
             )
             for task in TASKS
         ],
@@ -92,6 +94,8 @@ def techniques() -> str:
 
 
 def _serves(technique: Any, task: Any) -> bool:
+    if technique.alone and task.name == "multitask":
+        return False
     return any(technique.refuses(task.head, kind) is None for kind in task.kinds)
 
 

@@ -22,16 +22,17 @@ from tunesmith.console import Console
 from tunesmith.data.dataset import Dataset, load_dataset
 from tunesmith.data.plan import Plan
 from tunesmith.engine.engine import Engine
+from tunesmith.errors import RecipeError
 from tunesmith.objectives.base import Objective
 from tunesmith.recipes.load import parse_recipe
-from tunesmith.registry import OBJECTIVES
+from tunesmith.recipes.members import members_of
 from tunesmith.runs.build import build_engine
 from tunesmith.runs.check import CheckResult, check
 from tunesmith.runs.clean import CleanResult, clean
 from tunesmith.runs.evaluate import Evaluation, evaluate
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.inspect import Inspection, inspect
-from tunesmith.runs.members import make_task, make_technique
+from tunesmith.runs.members import make_task, make_technique, own_objective
 from tunesmith.runs.plan import TrainingPlan, plan_training
 from tunesmith.runs.roofline import HardwareMeasured, measure_hardware
 from tunesmith.runs.run import Run
@@ -106,6 +107,12 @@ def load(
     Raises:
         RecipeError, ModelError: they do not go together.
     """
+    if members_of({"task": task}):
+        raise RecipeError(
+            "Several tasks at once are trained by a whole run.",
+            where="task",
+            fix="Use tunesmith.train, or load one of the tasks.",
+        )
     recipe = parse_recipe(
         {
             "model": model,
@@ -119,14 +126,13 @@ def load(
     )
     bound = make_task(recipe)
     bound.study(data.records if isinstance(data, Dataset) else data)
-    engine = build_engine(recipe, bound, make_technique(recipe), console or Console())
+    engine = build_engine(recipe, bound, make_technique(recipe, bound), console or Console())
     return engine, bound
 
 
 def objective(task: Task) -> Objective:
     """Return the objective that a task learns under."""
-    own: Objective = OBJECTIVES.get(task.objective)()
-    return own
+    return own_objective(task)
 
 
 def plan(

@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,12 @@ ROWS = {
     "reranking": RANKED,
     "seq2seq": TRANSLATED,
 }
+MEMBERS = {
+    "decoder": {"mood": "classification", "chat": "instruct"},
+    "encoder": {"mood": "classification", "names": "tagging"},
+    "encoder-decoder": {"there": "seq2seq", "back": "seq2seq"},
+}
+"""The tasks that a model of each kind learns at once."""
 TASK = {
     "seq2seq": "{name: seq2seq, max_new_tokens: 4}",
     "instruct": "{name: instruct, max_new_tokens: 4}",
@@ -138,7 +144,9 @@ SAMPLED_TASKS = {  # tasks that share the path of another: every head is tested 
     "multi_label": {("full", "bert"), ("lora", "llama")},
     "regression": {("lora", "bert"), ("full", "gpt2")},
     "reranking": {("full", "bert"), ("layers", "llama")},
-}
+    "multitask": {("full", "gpt2"), ("layers", "bert"), ("lora", "bert"), ("lora", "llama"),
+                  ("adalora", "llama"), ("repurpose", "bert"), ("prompt_tuning", "llama")},
+}  # fmt: skip
 REFUSED |= (
     {
         (technique, "seq2seq", "t5"): "virtual tokens stand before one text"
@@ -147,9 +155,11 @@ REFUSED |= (
     | {
         ("lora", task, "t5"): "is an encoder-decoder (t5): it reads a text and writes another"
         for task in TASKS.names()
-        if task != "seq2seq"
+        if task not in ("seq2seq", "multitask")
     }
     | {
+        ("repurpose", "multitask", "bert"): "there is nothing that several tasks would share",
+        ("prompt_tuning", "multitask", "llama"): "stand before the texts of one task",
         ("repurpose", "seq2seq", "t5"): "'repurpose' does not suit the task 'seq2seq'",
         ("lora", "seq2seq", "bert"): "is an encoder (bert): it reads text and writes none",
     }
@@ -161,9 +171,10 @@ ALL = [
     for cell in itertools.product(TECHNIQUES.names(), TASKS.names(), FAMILIES)
     if cell[1] != "seq2seq"
     and (cell[0] not in WHOLE or cell[1:] in WHOLE[cell[0]])
-    and (cell[0] not in SAMPLED or cell[1:] in SAMPLED[cell[0]])
+    and (cell[0] not in SAMPLED or cell[1:] in SAMPLED[cell[0]] or cell[1] == "multitask")
     and (cell[1] not in SAMPLED_TASKS or (cell[0], cell[2]) in SAMPLED_TASKS[cell[1]])
 ]
+ALL += [("lora", "multitask", "t5")]
 ALL += [(technique, "seq2seq", family) for technique, family in sorted(PAIRED)]
 TRAINED = [cell for cell in ALL if cell not in REFUSED]
 
@@ -178,13 +189,39 @@ class Finished:
     base: Path
     run: Path
     out: str
+    member: str = ""
 
     @property
     def model(self) -> Path:
-        return self.run / "model"
+        return self.run / "model" / self.member
+
+    @property
+    def asking(self) -> tuple[str, ...]:
+        """What `predict` is given beside the texts."""
+        return ("--as", self.member, "--json") if self.member else ("--json",)
+
+    @property
+    def tested(self) -> dict[str, Any]:
+        """The first test record (of the member), and what it scored."""
+        rows = parquet.read_table(self.run / "evaluation/predictions.parquet").to_pylist()
+        if not self.member:
+            return rows[0]
+        mark = f"[{self.member}] "
+        first = next(row for row in rows if row["prompt"].startswith(mark))
+        own = {key.replace(f"_{self.member}/", "_"): value for key, value in first.items()}
+        return own | {"prompt": first["prompt"].removeprefix(mark)}
 
 
-def lay_out(here: Path, technique: str, task: str, model: Path) -> None:
+def members_of(family: str) -> dict[str, str]:
+    """Return the tasks that a model of this family learns at once, by name."""
+    kind = "encoder" if family in ENCODERS else "decoder"
+    return MEMBERS["encoder-decoder" if family in ENCODER_DECODERS else kind]
+
+
+def lay_out(here: Path, technique: str, task: str, model: Path, family: str = "") -> None:
+    if task == "multitask":
+        lay_out_members(here, technique, model, members_of(family))
+        return
     (here / "train.jsonl").write_text(lines(ROWS[task]))
     (here / "recipe.yaml").write_text(
         recipe(
@@ -196,13 +233,30 @@ def lay_out(here: Path, technique: str, task: str, model: Path) -> None:
     )
 
 
+def lay_out_members(here: Path, technique: str, model: Path, members: dict[str, str]) -> None:
+    """Write a recipe of several tasks, and the records of each."""
+    for name, task in members.items():
+        (here / f"{name}.jsonl").write_text(lines(ROWS[task]))
+    listed = ", ".join(
+        f"{name}: {{task: {TASK.get(task, task)}, data: {{train: {name}.jsonl}}}}"
+        for name, task in members.items()
+    )
+    whole = recipe(
+        model=model,
+        task=f"{{name: multitask, mixing: weights, members: {{{listed}}}}}",
+        technique=OPTIONS.get(technique, technique),
+        training=TRAINING.replace("batch_size: 4", "batch_size: 8"),
+    )
+    (here / "recipe.yaml").write_text(whole.replace("data: {train: train.jsonl}\n", ""))
+
+
 @pytest.fixture
 def train(here: Path, command: Callable, tiny: Callable[[str], Path], monkeypatch) -> Callable:
     """Train one cell; its report is left out, it takes longer than all else."""
     monkeypatch.setattr("tunesmith.runs.train.write_report", lambda path: None)
 
     def run(technique: str, task: str, family: str, *changes: str, name: str = "cell") -> Finished:
-        lay_out(here, technique, task, tiny(based_on(task, family)))
+        lay_out(here, technique, task, tiny(based_on(task, family)), family)
         options = [word for change in changes for word in ("--set", change)]
         said = command("train", "recipe.yaml", "--name", name, "--json", *options)
         assert said.code == 0, said.err
@@ -219,7 +273,7 @@ def based_on(task: str, family: str) -> str:
 
 
 def test_every_technique_and_task_has_its_row() -> None:
-    assert set(ROWS) == set(TASKS.names())
+    assert {*ROWS, "multitask"} == set(TASKS.names())
     assert set(EXPECTED) == set(TECHNIQUES.names())
 
 
@@ -227,7 +281,7 @@ def test_every_technique_and_task_has_its_row() -> None:
 def test_what_does_not_go_together_is_refused_before_training(
     here, command, tiny, technique, task, family
 ) -> None:
-    lay_out(here, technique, task, tiny(family))
+    lay_out(here, technique, task, tiny(family), family)
     said = command("train", "recipe.yaml", "--json")
     assert said.code == 2
     assert REFUSED[technique, task, family] in said.document["error"]["what"]
@@ -243,6 +297,10 @@ def test_it_trains_changes_what_it_should_and_others_read_it(
 
 def check(cell: Finished, command: Callable[..., Said]) -> None:
     """Check what a finished cell changed, and that its model does with others what it does here."""
+    if cell.task == "multitask":
+        for name, task in members_of(cell.family).items():
+            check(replace(cell, task=task, member=name), command)
+        return
     document = TrainDocument.model_validate_json(cell.out)
     assert document.tokens > 0
     assert EXPECTED[cell.technique](cell)
@@ -251,14 +309,14 @@ def check(cell: Finished, command: Callable[..., Said]) -> None:
     if cell.task in SAMPLED_TASKS:
         assert says_of_texts_what_others_read(cell, model, tokenizer, command)
         return
-    [tested, *_] = parquet.read_table(cell.run / "evaluation/predictions.parquet").to_pylist()
+    tested = cell.tested
     if cell.task != "embedding":
         theirs = log_likelihood(cell, model, tokenizer, tested)
         assert theirs == pytest.approx(tested["after_log_likelihood"], abs=2e-4)
         assert tested["after_log_likelihood"] != tested["before_log_likelihood"]
 
     asked = f"{WHOM}\n{QUESTION}" if cell.task == "extraction" else QUESTION
-    said = command("predict", "cell", asked, "--json")
+    said = command("predict", "cell", asked, *cell.asking)
     [prediction] = PredictDocument.model_validate(said.document).predictions
     if cell.task == "classification":
         shares = logits(cell, model, tokenizer, QUESTION).softmax(-1).tolist()

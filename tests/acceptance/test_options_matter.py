@@ -59,6 +59,7 @@ from tunesmith.recipes import (
     TrainingOptions,
 )
 from tunesmith.registry import OBJECTIVES, OPERATIONS, RETAINERS, TASKS, TECHNIQUES
+from tunesmith.tasks.multitask import Member
 
 TEMPLATE = (
     "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}<|im_end|>"
@@ -150,6 +151,16 @@ SEVERAL_CLASSES = CLASS | {"task": {"name": "multi_label"}, "data": {"train": "s
 NUMBER = CLASS | {"task": {"name": "regression"}, "data": {"train": "numbers.jsonl"}}
 RANK = CLASS | {"task": {"name": "reranking"}, "data": {"train": "ranked.jsonl"}}
 TAG = CLASS | {"task": {"name": "tagging"}, "data": {"train": "tagged.jsonl"}}
+LATE = {"task": {"name": "classification"}, "data": {"train": "class.jsonl"}}
+SEVERAL_TASKS = {name: value for name, value in INSTRUCT.items() if name != "data"} | {
+    "task": {
+        "name": "multitask",
+        "members": {
+            "first": {"task": INSTRUCT["task"], "data": INSTRUCT["data"]},
+            "late": LATE,
+        },
+    },
+}
 STREAM = INSTRUCT | {
     "data": {"train": "train.jsonl", "test": "tested.jsonl"},
     "training": {"max_steps": 2},
@@ -323,6 +334,26 @@ TABLE: dict[str, Row] = {
     "task seq2seq.max_new_tokens": Row(1, 3, answer, WRITE),
     "task seq2seq.beams": Row(1, 4, generated_with, WRITE),
     "task seq2seq.bleu_words": Row("13a", "char", scores, WRITE),
+    "task multitask.members": Row({"first": LATE}, {"first": LATE, "late": LATE}, checked,
+                                  SEVERAL_TASKS, part="trainable_parameters"),
+    "task multitask.mixing": Row("proportion", "weights", checked, SEVERAL_TASKS,
+                                 part="remarks"),
+    "task multitask.temperature": Row(1.0, 9.0, checked, SEVERAL_TASKS,
+                                      {"task.mixing": "temperature"}, part="remarks"),
+    "task multitask.replay": Row(0.0, 0.8, checked, SEVERAL_TASKS,
+                                 {"task.members.late.begin": 0.5}, part="remarks"),
+    "task multitask.members.late.task": Row(
+        "classification", {"name": "classification", "labels": ["good", "bad"]}, record,
+        SEVERAL_TASKS, part="task"),
+    "task multitask.members.late.data": Row(
+        LATE["data"], LATE["data"] | {"test": 0.4}, checked, SEVERAL_TASKS, part="test"),
+    "task multitask.members.late.weight": Row(1.0, 5.0, checked, SEVERAL_TASKS,
+                                              {"task.mixing": "weights"}, part="remarks"),
+    "task multitask.members.late.begin": Row(0.0, 0.5, checked, SEVERAL_TASKS, part="remarks"),
+    "task multitask.members.late.ramp": Row(0.0, 0.6, checked, SEVERAL_TASKS,
+                                            {"task.members.late.begin": 0.2}, part="remarks"),
+    "task multitask.members.late.metric": Row(None, "brier", checked, SEVERAL_TASKS,
+                                              part="remarks"),
     "task tagging.scheme": Row("bio", "iobes", checked, TAG, part="parameters"),
     "task tagging.labels": Row(None, ["THING", "PLACE"], record, TAG, part="task"),
     "task tagging.max_length": Row(None, 20, checked, TAG, {"task.overlap": 2}, part="train"),
@@ -475,6 +506,7 @@ def every_option() -> Iterator[str]:
         for member in registry:
             for name in member.Options.model_fields:
                 yield f"{registry.kind} {member.name}.{name}"
+    yield from (f"task multitask.members.late.{name}" for name in Member.model_fields)
 
 
 def test_the_table_has_a_row_for_every_option_and_no_other() -> None:

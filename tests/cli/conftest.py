@@ -87,6 +87,9 @@ class FakeRun:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    def of(self, member: str | None) -> FakeRun:
+        return self
+
     def predict(self, inputs: Any, *, who: str = "tuned") -> list[Any]:
         self.heard = list(inputs)
         return [Prediction(f"answer to {given}") for given in self.heard]

@@ -283,3 +283,32 @@ def test_resampling_holds_little_memory_whatever_the_number_of_resamples():
     assert (chunk.sum(axis=1) == 5000).all()
     counts = [len(c) for c in resampling(300, 20_000, np.random.default_rng(0))]
     assert sum(counts) == 20_000
+
+
+def test_of_several_tasks_each_has_a_verdict_and_the_worst_is_the_headline() -> None:
+    def row(index: int, task: str, value: float) -> ExampleScore:
+        return ExampleScore(index, {f"{task}/correct": value, f"{task}/count": 1.0})
+
+    tasks = {"better": (0.0, 1.0), "same": (1.0, 1.0), "worse": (1.0, 0.0)}
+    before, after = [], []
+    for place, (task, (old, new)) in enumerate(tasks.items()):
+        for number in range(30 * place, 30 * (place + 1)):
+            before.append(row(number, task, old if number % 3 else 1.0 - old))
+            after.append(row(number, task, new if number % 3 else 1.0 - old))
+    metrics = {
+        f"{task}/accuracy": Metric(
+            f"{task}/accuracy",
+            (f"{task}/correct", f"{task}/count"),
+            lambda sums, task=task: sums[f"{task}/correct"] / sums[f"{task}/count"],
+            "share",
+        )
+        for task in tasks
+    }
+    deciding = {task: f"{task}/accuracy" for task in tasks}
+    found = compare(before, after, metrics, "better/accuracy", deciding=deciding, resamples=500)
+    verdicts = {task: found.rows[name].verdict for task, name in deciding.items()}
+    assert verdicts == {"better": "improved", "same": "no evidence", "worse": "worse"}
+    assert (found.verdict, found.primary) == ("worse", "worse/accuracy")
+    assert [row.n for row in found.rows.values()] == [30, 30, 30]
+    corrected = holm({name: found.rows[name].p_value for name in deciding.values()})
+    assert {name: found.rows[name].p_holm for name in corrected} == corrected

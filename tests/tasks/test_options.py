@@ -10,7 +10,7 @@ def test_option_models_load_no_torch():
     code = (
         "import sys; from tunesmith.registry import TASKS\n"
         "assert set(TASKS.names()) >= {'instruct', 'language_modeling', 'classification'}\n"
-        "[TASKS.get(name).Options().model_json_schema() for name in TASKS.names()]\n"
+        "[TASKS.get(name).Options.model_json_schema() for name in TASKS.names()]\n"
         "heavy = {'torch', 'transformers', 'sklearn'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith.cli.output import Json, Output, RunArgument, RunsDir, output
+from tunesmith.cli.output import AsMember, Json, Output, RunArgument, RunsDir, output
 
 if TYPE_CHECKING:
     from tunesmith.runs.run import Run
@@ -35,6 +35,7 @@ def chat(
     temperature: Annotated[
         float, typer.Option(min=0.0, help="0: always the most likely token.", metavar="NUMBER")
     ] = 0.0,
+    member: AsMember = None,
     runs_dir: RunsDir = "runs",
     as_json: Json = False,
 ) -> None:
@@ -56,7 +57,7 @@ def chat(
         from tunesmith import api
         from tunesmith.cli.contracts.answers import ChatDocument, TurnDetails
 
-        opened = api.open_run(run, runs_dir=runs_dir)
+        opened = api.open_run(run, runs_dir=runs_dir).of(member)
         conversation = _Conversation(opened, who, system, temperature)
         turns = [
             TurnDetails(

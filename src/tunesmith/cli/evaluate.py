@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tunesmith.cli.output import Json, RunArgument, RunsDir, output
+from tunesmith.cli.output import AsMember, Json, RunArgument, RunsDir, output
 from tunesmith.cli.verdict import outcome, show_verdict
 
 
@@ -16,6 +16,7 @@ def evaluate(
         str | None,
         typer.Option(help="Records to measure on, in place of the run's test set.", metavar="FILE"),
     ] = None,
+    member: AsMember = None,
     runs_dir: RunsDir = "runs",
     as_json: Json = False,
 ) -> None:
@@ -29,12 +30,13 @@ def evaluate(
       tunesmith evaluate my-task-1
       tunesmith evaluate my-task-1 --data fresh.jsonl
       tunesmith evaluate my-task-1 --json
+      tunesmith evaluate support-1 --as mood
     """
     with output(as_json) as out:
         from tunesmith import api
         from tunesmith.cli.contracts.outcome import EvaluateDocument
 
-        opened = api.open_run(run, runs_dir=runs_dir)
+        opened = api.open_run(run, runs_dir=runs_dir).of(member)
         evaluation = api.evaluate(opened, data, console=out.console)
         out.emit(
             EvaluateDocument.model_validate(

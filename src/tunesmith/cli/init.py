@@ -28,6 +28,9 @@ _MODELS = {
     "embedding": "minilm-l6",
 }
 
+_BORROWED = {"multitask": {"requests.jsonl": "instruct", "topics.jsonl": "classification"}}
+"""Samples of a starter that are those of others: the file's name here, and the task."""
+
 
 def init(
     directory: Annotated[
@@ -102,7 +105,10 @@ def write_starter(directory: Path, task: str, model: str) -> list[Path]:
     recipe = Template(source.joinpath("recipe.yaml").read_text(encoding="utf-8"))
     contents = {
         "recipe.yaml": recipe.substitute(model=_quoted(model)),
-        "train.jsonl": source.joinpath("train.jsonl").read_text(encoding="utf-8"),
+        **{
+            name: _root().joinpath(other, "train.jsonl").read_text(encoding="utf-8")
+            for name, other in _BORROWED.get(task, {"train.jsonl": task}).items()
+        },
         "recipe.schema.json": _schema(),
     }
     directory.mkdir(parents=True, exist_ok=True)

@@ -28,6 +28,12 @@ Json = Annotated[
 RunsDir = Annotated[
     str, typer.Option("--runs-dir", help="Folder of the run directories.", metavar="DIR")
 ]
+AsMember = Annotated[
+    str | None,
+    typer.Option(
+        "--as", help="Of a run of several tasks, the one that is meant.", metavar="MEMBER"
+    ),
+]
 RunArgument = Annotated[
     str, typer.Argument(help="A run: its path, or its name in the folder of runs.", metavar="RUN")
 ]

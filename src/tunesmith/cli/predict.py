@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunesmith.cli.output import Json, Output, RunArgument, RunsDir, output
+from tunesmith.cli.output import AsMember, Json, Output, RunArgument, RunsDir, output
 from tunesmith.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def predict(
             metavar="FILE",
         ),
     ] = None,
+    member: AsMember = None,
     runs_dir: RunsDir = "runs",
     as_json: Json = False,
 ) -> None:
@@ -51,6 +52,7 @@ def predict(
       tunesmith predict my-task-1 "Translate into French: Save as draft"
       tunesmith predict my-task-1 --file questions.txt
       tunesmith predict my-task-1 --file questions.jsonl --json
+      tunesmith predict support-1 --as mood "I have been waiting for a week."
     """
     if bool(texts) == (file is not None):
         raise typer.BadParameter("Give either texts or --file FILE.", param_hint="TEXT")
@@ -65,7 +67,7 @@ def predict(
             SpanDetails,
         )
 
-        opened = api.open_run(run, runs_dir=runs_dir)
+        opened = api.open_run(run, runs_dir=runs_dir).of(member)
         predictions = opened.predict(inputs)
         out.emit(
             PredictDocument(

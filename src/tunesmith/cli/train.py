@@ -95,8 +95,10 @@ def _check_same(recipe: str, overrides: list[str], run: Path) -> None:
 def _show(run: Run, out: Output) -> None:
     show_verdict(run.metrics, out.result)
     path = shlex.quote(str(run.path))
-    writes = TASKS.get(run.summary["task"]).head == "causal_lm"
+    members = list(run.metrics.get("members", {}))
+    writes = not members and TASKS.get(run.summary["task"]).head == "causal_lm"
     try_it = "chat" if writes else "predict"
+    path += f" --as {members[0]}" if members else ""
     out.line("")
     out.line(f"Report:  {run.report}")
     out.line(f"Model:   {run.path / 'model'}")

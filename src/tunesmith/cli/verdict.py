@@ -34,6 +34,7 @@ def outcome(path: Path, metrics: Mapping[str, Any], summary: Mapping[str, Any]) 
         "records": row["n"],
         "confidence": metrics["confidence"],
         "metrics": metrics["metrics"],
+        "members": metrics.get("members", {}),
         **{name: row[name] for name in figures},
         **{name: summary[name] for name in of_training},
         # runs of earlier versions have none
@@ -62,7 +63,7 @@ def show_verdict(metrics: Mapping[str, Any], say: Console) -> None:
             interval(row.interval),
             count(row.n),
         ]
-        for name, row in [(read.primary, read.deciding), *read.beside.items()]
+        for name, row in read.ordered.items()
     ]
     say.note("")
     say.table(

@@ -14,7 +14,7 @@ Shapes: T tokens of the batch, N documents. This module knows no tokenizer, task
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
@@ -137,11 +137,17 @@ class Stream:
 
 @dataclass(frozen=True)
 class Batch:
-    """Several encoded records. `indices` are their places in the data set they came from."""
+    """Several encoded records. `indices` are their places in the data set they came from.
+
+    Where several tasks learn at once, all are of the task `member`, and `share` is that task's
+    share of the records of the step.
+    """
 
     streams: Mapping[str, Stream]
     labels: Tensor | None = None
     indices: tuple[int, ...] = field(default=())
+    member: str = ""
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(next(iter(self.streams.values())).cu_seqlens) - 1
@@ -175,10 +181,10 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`."""
-        return Batch(
-            {name: stream.to(device) for name, stream in self.streams.items()},
-            None if self.labels is None else self.labels.to(device),
-            self.indices,
+        return replace(
+            self,
+            streams={name: stream.to(device) for name, stream in self.streams.items()},
+            labels=None if self.labels is None else self.labels.to(device),
         )
 
 

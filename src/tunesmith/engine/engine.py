@@ -104,6 +104,7 @@ class Engine:
                 self.prefix = find_prefix(model, self.layout, packed=self.packed)
         self.kept: Kept | None = None
         self._drops = _drops(model.module)
+        self._answers_as = ""
         self._training: bool | None = None
 
     def forward(self, batch: Batch, readout: type[R], adapter: Adapter = "on") -> R:
@@ -139,6 +140,15 @@ class Engine:
             }
             torch.autograd.backward(torch.stack(list(shares.values())).sum())
         return {name: float(share.detach()) for name, share in shares.items()}, readout
+
+    @contextmanager
+    def answering_as(self, member: str) -> Iterator[None]:
+        """Within, batches that name no member of a model of several heads are that member's."""
+        before, self._answers_as = self._answers_as, member
+        try:
+            yield
+        finally:
+            self._answers_as = before
 
     def begin_step(self, learning_rate: float) -> None:
         """Tell the rate of the step that begins; an update within the backward pass needs it."""
@@ -284,13 +294,13 @@ class Engine:
         """Return what an objective and its further terms need, of one pass of the body."""
         weights_N = objective.token_weights(batch)
         if not objective.further:
-            return [self._read(batch, objective.readout, weights_N)]
-        wanted = [objective.readout, *(term.readout for term in objective.further)]
+            return [self._read(batch, objective.reads(batch), weights_N)]
+        wanted = [objective.reads(batch), *(term.readout for term in objective.further)]
         with computing(self.dtype, self.device):
             hidden_TD = self._run(batch)
             return [
                 read(
-                    self.model,
+                    self._headed(batch),
                     hidden_TD,
                     batch.text,
                     readout,
@@ -308,16 +318,21 @@ class Engine:
             if self.kept is not None and self.kept.per == "document" and readout in PER_DOCUMENT:
                 rows_BD = self.kept.find(batch.text)
                 if rows_BD is not None:
-                    return read_documents(self.model, rows_BD, readout)
+                    return read_documents(self._headed(batch), rows_BD, readout)
+            model = self._headed(batch)
             if readout is Vectors:
                 whole = batch.whole
-                rows_ND = document_rows(self.model, self._hidden(whole), whole.cu_seqlens)
+                rows_ND = document_rows(model, self._hidden(whole), whole.cu_seqlens)
                 return Vectors(rows_ND.view(len(batch.streams), len(batch), -1))
             hidden_TD = self._run(batch)
             weights = token_weights if readout is TokenLogProbs else None
             return read(
-                self.model, hidden_TD, batch.text, readout, self.logit_shape, token_weights=weights
+                model, hidden_TD, batch.text, readout, self.logit_shape, token_weights=weights
             )
+
+    def _headed(self, batch: Batch) -> Model:
+        """Return the model whose head reads this batch; the body is the same for all."""
+        return self.model.of(batch.member or self._answers_as)
 
     def _run(self, batch: Batch) -> Tensor:
         """Return the last hidden state of every token of all texts; of a pair, of the target's."""
@@ -340,7 +355,8 @@ class Engine:
         """Dropout on or off; what lies below the first thing that learns stays in evaluation."""
         if self._training is not training:  # walking over all modules costs milliseconds
             self._training = training
-            self.model.module.train(training)
+            for module in self.model.modules:
+                module.train(training)
             if training:
                 self._generator.forget()
             for module in self.prefix.modules if training else ():

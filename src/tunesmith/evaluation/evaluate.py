@@ -140,6 +140,10 @@ def metrics_json(
         "confidence": comparison.confidence,
         "resamples": comparison.resamples,
         "metrics": {name: _row(row) for name, row in comparison.rows.items()},
+        "members": {
+            name: {"primary": metric, "verdict": comparison.rows[metric].verdict}
+            for name, metric in comparison.deciding.items()
+        },
         "cautions": list(comparison.cautions),
         "noise": noise.as_json() if noise else None,
         "probe": probe.as_json() if probe else None,

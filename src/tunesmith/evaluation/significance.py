@@ -14,7 +14,8 @@ The p-value is the same interval read backwards: the smallest error level at whi
 It is never below 2^(1−k), what a sign test reaches on the k records that changed at all; where that
 floor is above the error level, the interval is stretched to zero: a handful of changed records
 shows nothing, however unanimous. Metrics beside the primary one are corrected by Holm ("A simple
-sequentially rejective multiple test procedure", 1979).
+sequentially rejective multiple test procedure", 1979), and so are the primary ones of several
+tasks.
 
 It knows rows of statistics and metrics: no model, no task, no file.
 
@@ -24,7 +25,7 @@ Shapes: N records, S statistics, R resamples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -41,6 +42,7 @@ from tunesmith.evaluation.bootstrap import (
 from tunesmith.tasks.base import ExampleScore, Metric
 
 Verdict = Literal["improved", "no evidence", "worse"]
+_ORDER: tuple[Verdict, ...] = ("worse", "no evidence", "improved")
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,22 @@ class MetricComparison:
     better: bool | None
     changed: int
 
+    @property
+    def verdict(self) -> Verdict:
+        """What this metric alone shows."""
+        if self.better is None:
+            return "no evidence"
+        return "improved" if self.better else "worse"
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """All metrics compared, and what the primary one says. `cautions` are sentences."""
+    """All metrics compared, and what the primary one says. `cautions` are sentences.
+
+    Attributes:
+        deciding: where several tasks were learnt at once, the metric that decides each one's
+            verdict; the primary one is that of the worst of them.
+    """
 
     primary: str
     rows: dict[str, MetricComparison]
@@ -83,6 +97,7 @@ class Comparison:
     confidence: float
     resamples: int
     cautions: tuple[str, ...] = ()
+    deciding: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,11 +117,17 @@ def compare(
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
+    deciding: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare two measurements of the same records.
 
     A metric uses the records that have all its statistics in both; one that was measured on fewer
     than two (generation was not asked for) is left out.
+
+    Args:
+        deciding: of several tasks that were learnt at once, the metric that decides each one's
+            verdict. These are corrected for being several, and the whole is as good as the worst of
+            them, whose metric is then the primary one.
 
     Raises:
         RecipeError: there is no metric `primary`.
@@ -126,23 +147,32 @@ def compare(
         if pairs.n >= 2:
             generator = np.random.default_rng(seed)
             rows |= _compare_group(pairs, members, confidence, resamples, generator)
-    if primary not in rows:
+    first = tuple((deciding or {"": primary}).values())
+    lacking = [name for name in first if name not in rows]
+    if lacking:
         raise DataError(
-            f"The metric {primary!r}, which decides, was measured on fewer than two records: no"
+            f"The metric {lacking[0]!r}, which decides, was measured on fewer than two records: no"
             " difference could be told from chance.",
             where="data.test",
             fix="Give a larger test set; for a metric of generated answers raise"
             " `evaluation.generate`.",
         )
-    corrected = holm({name: row.p_value for name, row in rows.items() if name != primary})
+    corrected = holm({name: rows[name].p_value for name in first}) | holm(
+        {name: row.p_value for name, row in rows.items() if name not in first}
+    )
     rows = {
-        name: _judged(rows[name], corrected.get(name, rows[name].p_value), confidence)
-        for name in metrics
-        if name in rows
+        name: _judged(rows[name], corrected[name], confidence) for name in metrics if name in rows
     }
-    better = rows[primary].better
-    verdict: Verdict = "no evidence" if better is None else "improved" if better else "worse"
-    return Comparison(primary, rows, verdict, confidence, resamples, _cautions(rows, confidence))
+    worst = min(first, key=lambda name: _ORDER.index(rows[name].verdict))
+    return Comparison(
+        worst,
+        rows,
+        rows[worst].verdict,
+        confidence,
+        resamples,
+        _cautions(rows, confidence),
+        dict(deciding or {}),
+    )
 
 
 def figures(scores: Sequence[ExampleScore], metrics: Mapping[str, Metric]) -> dict[str, float]:

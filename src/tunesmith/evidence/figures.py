@@ -127,5 +127,9 @@ def with_code(text: str) -> Markup:
 
 
 def label(name: str) -> str:
-    """Write the name of a metric or a member as words: `log_likelihood` is `log likelihood`."""
-    return _SPELT.get(name, name.replace("_", " "))
+    """Write the name of a metric or a member as words: `log_likelihood` is `log likelihood`.
+
+    Of `task/metric` the task stays as its user calls it.
+    """
+    task, between, own = name.rpartition("/")
+    return task + between + _SPELT.get(own, own.replace("_", " "))

@@ -76,6 +76,13 @@ class Probe(BaseModel):
     worse: bool | None = None
 
 
+class MemberVerdict(BaseModel):
+    """Of one of several tasks that were learnt at once: its deciding metric, and what that says."""
+
+    primary: str
+    verdict: Verdict
+
+
 class Metrics(BaseModel):
     """`evaluation/metrics.json`."""
 
@@ -85,6 +92,7 @@ class Metrics(BaseModel):
     confidence: float = 0.95
     resamples: int = 0
     metrics: dict[str, MetricRow]
+    members: dict[str, MemberVerdict] = {}
     cautions: list[str] = []
     noise: Noise | None = None
     probe: Probe | None = None
@@ -96,9 +104,19 @@ class Metrics(BaseModel):
         return self.metrics[self.primary]
 
     @property
+    def decide(self) -> list[str]:
+        """The metrics that decide: the primary one, then those of the other tasks."""
+        return list(dict.fromkeys([self.primary, *(m.primary for m in self.members.values())]))
+
+    @property
     def beside(self) -> dict[str, MetricRow]:
-        """The rows of all other metrics."""
-        return {name: row for name, row in self.metrics.items() if name != self.primary}
+        """The rows of all metrics that decide nothing."""
+        return {name: row for name, row in self.metrics.items() if name not in self.decide}
+
+    @property
+    def ordered(self) -> dict[str, MetricRow]:
+        """All rows, those that decide first."""
+        return {name: self.metrics[name] for name in self.decide} | self.beside
 
 
 class ModelFacts(BaseModel):

@@ -106,13 +106,11 @@ class Row:
 
 
 def _rows(metrics: Metrics) -> list[Row]:
-    order = [metrics.primary, *metrics.beside]
     rows = []
-    for name in order:
-        row = metrics.metrics[name]
-        deciding = name == metrics.primary
-        verdict = metrics.verdict if deciding else row.verdict
-        p_value = row.p_value if deciding else row.p_holm
+    for name, row in metrics.ordered.items():
+        deciding = name in metrics.decide
+        verdict = metrics.verdict if name == metrics.primary else row.verdict
+        p_value = row.p_value if deciding and not metrics.members else row.p_holm
         rows.append(
             Row(
                 name=figures.label(name),

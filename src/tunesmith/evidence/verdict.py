@@ -40,6 +40,7 @@ def state(metrics: Metrics) -> Statement:
     """Put the verdict of a run into words."""
     row = metrics.deciding
     remarks = [
+        *([Remark("Each task", _each_task(metrics))] if metrics.members else []),
         Remark("How sure", _how_sure(metrics)),
         Remark("What this test could show", _detectable(row, metrics.verdict)),
     ]
@@ -136,6 +137,22 @@ def _forgotten(probe: Probe) -> str:
     return text
 
 
+def _each_task(metrics: Metrics) -> str:
+    """Say what each of several tasks came to; the whole is called after the worst of them."""
+    said = []
+    for name, member in metrics.members.items():
+        row = metrics.metrics[member.primary]
+        figures = f"{label(member.primary.partition('/')[2])} {number(row.before)} → "
+        said.append(
+            f"{name}: {HEADLINES[member.verdict].lower()} ({figures}{number(row.after)},"
+            f" difference {interval(row.interval)}, {count(row.n)} records)"
+        )
+    return (
+        f"{'; '.join(said)}. The verdicts are corrected for being {len(said)}, and the headline is"
+        " that of the worst."
+    )
+
+
 def _beside(metrics: Metrics) -> str:
     """Say of the other metrics which way they went, corrected for being several."""
     found: dict[str, list[str]] = {"improved": [], "worse": [], "no evidence": []}
@@ -149,7 +166,12 @@ def _beside(metrics: Metrics) -> str:
         if names
     ]
     text = capital("; ".join(said)) + " (corrected for looking at several)."
-    generated = [row for row in metrics.beside.values() if row.generated]
+    task = metrics.primary.rpartition("/")[0]
+    generated = [
+        row
+        for name, row in metrics.beside.items()
+        if row.generated and name.rpartition("/")[0] == task
+    ]
     if generated and not metrics.deciding.generated:
         text += (
             f" A better {label(metrics.primary)} means that such answers surprise the model less;"

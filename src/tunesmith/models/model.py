@@ -52,6 +52,8 @@ class Model:
             positions).
         quantised: how the linear maps of its layers are stored, where they were quantised at load.
         streamed: its layers on disk, where they are read one at a time.
+        members: where several tasks learn at once, the model of each: this one, or another head on
+            this one's body.
         parameters: how many there were when it was loaded, the task's head among them: those that
             a technique adds (adapters) are not counted.
     """
@@ -67,6 +69,7 @@ class Model:
     new_head: bool = False
     quantised: Quantised | None = None
     streamed: Streamed | None = None
+    members: dict[str, Model] = field(default_factory=dict, repr=False)
     fixed: tuple[str, ...] = field(init=False)
     parameters: int = field(init=False)
 
@@ -74,6 +77,16 @@ class Model:
         unsaved = getattr(self.module, "_keys_to_ignore_on_save", None) or ()
         self.fixed = tuple(name for name, _ in self.module.named_parameters() if name in unsaved)
         self.parameters = sum(map(parameter_count, self.module.parameters()))
+
+    def of(self, member: str) -> Model:
+        """Return the model of a member; this one where there are none."""
+        return self.members[member] if member else self
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """Every module that is called: one for each head."""
+        found = {id(model.module): model.module for model in (self, *self.members.values())}
+        return list(found.values())
 
     @property
     def head(self) -> HeadName:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -142,6 +142,10 @@ class Objective(ABC):
         self.options: Any = options or self.Options()
         self.further: tuple[FurtherTerm, ...] = ()
 
+    def reads(self, batch: Batch) -> type[Any]:
+        """Return which readout `loss` wants of this batch."""
+        return self.readout
+
     def all_counts(self, batch: Batch) -> dict[str, float]:
         """Return `counts`, and those of the further terms."""
         return self.counts(batch) | {term.name: term.count(batch) for term in self.further}
@@ -161,6 +165,45 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, readout: Any, batch: Batch) -> Mapping[str, Term]:
         """Return the terms of the loss over this batch, as sums."""
+
+
+class ByMember(Objective):
+    """The objectives of several tasks, each of which learns from the batches of its own.
+
+    The terms of a task are called `task/term`. Each is divided by its own count and weighs as much
+    as the task's share of the records of the step: the loss is that of a record drawn from the
+    mixture, and one task alone has the loss that it has without this.
+    """
+
+    name = "multitask"
+    readout = Hidden
+
+    def __init__(self, members: Mapping[str, Objective]) -> None:
+        super().__init__()
+        self.members = dict(members)
+
+    def reads(self, batch: Batch) -> type[Any]:
+        """Return what the batch's own objective reads."""
+        return self._of(batch).reads(batch)
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Return the counts of the batch's own objective."""
+        counts = self._of(batch).counts(batch)
+        return {f"{batch.member}/{term}": count for term, count in counts.items()}
+
+    def token_weights(self, batch: Batch) -> Tensor | None:
+        """Return those of the batch's own objective."""
+        return self._of(batch).token_weights(batch)
+
+    def loss(self, readout: Any, batch: Batch) -> dict[str, Term]:
+        """Return the terms of the batch's own objective, by the task's share of the step."""
+        return {
+            f"{batch.member}/{name}": replace(term, weight=term.weight * batch.share)
+            for name, term in self._of(batch).loss(readout, batch).items()
+        }
+
+    def _of(self, batch: Batch) -> Objective:
+        return self.members[batch.member]
 
 
 class Reader(Protocol):

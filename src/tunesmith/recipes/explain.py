@@ -192,6 +192,9 @@ def _keys(model: type[BaseModel] | None, path: Path, value: Any) -> dict[str, st
     except (KeyError, IndexError, TypeError):
         inside = None
     field = model.model_fields.get(key)
+    if field and get_origin(field.annotation) is dict and rest:  # its keys are the user's own
+        within = inside.get(rest[0]) if isinstance(inside, Mapping) else None
+        return _keys(_model_in(get_args(field.annotation)[1]), rest[1:], within)
     return _keys(_model_in(field.annotation) if field else None, rest, inside)
 
 

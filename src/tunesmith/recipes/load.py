@@ -9,6 +9,8 @@ record and no model: only whether the files that the recipe names are there.
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -18,9 +20,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from tunesmith.errors import RecipeError
-from tunesmith.recipes.choice import DEFAULT_TECHNIQUE, Choice, ObjectiveChoice
+from tunesmith.recipes.choice import DEFAULT_TECHNIQUE, Choice, ObjectiveChoice, TaskChoice
+from tunesmith.recipes.data import DataOptions
 from tunesmith.recipes.document import Document, from_mapping, override, read_document
 from tunesmith.recipes.explain import explain, where
+from tunesmith.recipes.members import members_of
 from tunesmith.recipes.schema import Recipe
 
 _CHOICES = {
@@ -124,26 +128,67 @@ def _nearest_file(path: Path) -> str:
 
 
 def _with_places_of_files(recipe: Recipe, document: Document, base: Path) -> Recipe:
+    task = _with_data_of_members(recipe.task, document, base)
     data = recipe.data
-    several = isinstance(document.value["data"]["train"], list)
-    train = [
-        _located(spec, base, where(document, ("data", "train", *((i,) if several else ()))))
-        for i, spec in enumerate(data.train)
-    ]
-    apart = {
-        name: _located(spec, base, where(document, ("data", name)))
-        for name in ("test", "validation")
-        if isinstance(spec := getattr(data, name), str)
-    }
+    if not members_of(document.value):
+        data = _with_places_of_data(data, ("data",), document, base)
+    else:
+        files = [each for member in _members(task).values() for each in member.data.train]
+        data = data.model_copy(update={"train": list(dict.fromkeys(files))})
     retain = [_with_places(choice, i, document, base) for i, choice in enumerate(recipe.retain)]
     return recipe.model_copy(
         update={
             "retain": retain,
             "objective": _with_teacher(recipe.objective, base),
             "model": _located_model(recipe.model, base, where(document, ("model",))),
-            "data": data.model_copy(update={"train": train, **apart}),
+            "task": task,
+            "data": data,
         }
     )
+
+
+def _with_places_of_data(
+    data: DataOptions, at: tuple[str, ...], document: Document, base: Path
+) -> DataOptions:
+    """Return data whose files are absolute paths; `at` is where they stand in the recipe."""
+    several = len(data.train) > 1 or isinstance(_value_at(document.value, at)["train"], list)
+    train = [
+        _located(spec, base, where(document, (*at, "train", *((i,) if several else ()))))
+        for i, spec in enumerate(data.train)
+    ]
+    apart = {
+        name: _located(spec, base, where(document, (*at, name)))
+        for name in ("test", "validation")
+        if isinstance(spec := getattr(data, name), str)
+    }
+    return data.model_copy(update={"train": train, **apart})
+
+
+def _value_at(value: Any, path: tuple[str, ...]) -> Any:
+    return functools.reduce(operator.getitem, path, value)
+
+
+def _members(task: TaskChoice) -> Mapping[str, Any]:
+    members: Mapping[str, Any] = getattr(task.options, "members", {})
+    return members
+
+
+def _with_data_of_members(task: TaskChoice, document: Document, base: Path) -> TaskChoice:
+    """Return the task with the files that its members name, where it is made of several."""
+    if not members_of(document.value):
+        return task
+    members = {
+        name: member.model_copy(
+            update={
+                "data": _with_places_of_data(
+                    member.data, ("task", "members", name, "data"), document, base
+                )
+            }
+        )
+        for name, member in _members(task).items()
+    }
+    options = task.options.model_copy(update={"members": members})
+    return task.model_copy(update={"options": options})
 
 
 def _with_places(choice: Choice, number: int, document: Document, base: Path) -> Choice:

@@ -10,7 +10,7 @@ whether a technique suits a task is seen where the model is known.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
@@ -26,6 +26,7 @@ from tunesmith.recipes.choice import (
 from tunesmith.recipes.data import DataOptions
 from tunesmith.recipes.document import RecipeDumper
 from tunesmith.recipes.frozen_base import BaseOptions
+from tunesmith.recipes.members import with_data_of_members
 from tunesmith.recipes.section import STRICT, conflict, empty_section
 from tunesmith.recipes.training import TrainingOptions
 
@@ -96,6 +97,11 @@ class Recipe(BaseModel):
     evaluation: Annotated[EvaluationOptions, BeforeValidator(empty_section)] = Field(
         default_factory=EvaluationOptions, description="the measurement"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _members_name_their_data(cls, value: Any) -> Any:
+        return with_data_of_members(value)
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Recipe:

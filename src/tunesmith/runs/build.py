@@ -20,6 +20,8 @@ from tunesmith.errors import RecipeError
 from tunesmith.models.altered import altered, settle, surgery_of
 from tunesmith.models.kinds import check_fit, kind_of
 from tunesmith.models.load import load_model, read_config
+from tunesmith.models.members import share_body
+from tunesmith.models.model import Model
 from tunesmith.models.quantised import Quantised, stored_as
 from tunesmith.models.resolve import Resolved, resolve
 from tunesmith.models.seeded import seeded
@@ -28,7 +30,9 @@ from tunesmith.recipes.schema import Recipe
 from tunesmith.recipes.training import TrainingOptions
 from tunesmith.runs.members import make_objective, make_operations
 from tunesmith.runs.study import study_records
+from tunesmith.runs.together import Together, refuse_together
 from tunesmith.tasks.base import Task
+from tunesmith.tasks.multitask import WRITING, MultiTask
 from tunesmith.techniques.base import Technique
 
 
@@ -49,10 +53,39 @@ def build_engine(
         RecipeError, ModelError: the model, the task and the technique do not go together.
     """
     training = recipe.training
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(training.precision, _device())
+    source = altered(resolve(recipe.model, console=console), make_operations(recipe), console)
+    if isinstance(task, MultiTask) and isinstance(technique, Together):
+        model = _members(recipe, task, technique, source, examples)
+    else:
+        model = _prepared(recipe, task, technique, source, examples)
+    task.bind(model)  # what learns may take room of the context
+    return Engine(
+        model,
+        technique.parameter_groups(model),
+        _updates(training),
+        dtype=dtype,
+        packing=training.packing,
+        float8=training.precision == "float8",
+    )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _prepared(
+    recipe: Recipe,
+    task: Task,
+    technique: Technique,
+    source: Resolved,
+    examples: Callable[[int], Sequence[Encoded]],
+) -> Model:
+    """Load a model with the head of one task, and let the technique mark what learns of it."""
+    training = recipe.training
+    device = _device()
     dtype = choose_dtype(training.precision, device)
     operations = make_operations(recipe)
-    source = altered(resolve(recipe.model, console=console), operations, console)
     kind = refuse(technique, task, source)
     head = choose_head(technique, task, operations, kind)
     quantised = quantised_base(recipe, technique, source, head)
@@ -85,16 +118,42 @@ def build_engine(
     settle(model, operations, "marked")
     if model.streamed is not None:
         model.streamed.check_unchanged()
-    task.bind(model)  # what learns may take room of the context
-    groups = technique.parameter_groups(model)
-    return Engine(
-        model,
-        groups,
-        _updates(training),
-        dtype=dtype,
-        packing=training.packing,
-        float8=training.precision == "float8",
-    )
+    return model
+
+
+def _members(
+    recipe: Recipe,
+    task: MultiTask,
+    technique: Together,
+    source: Resolved,
+    examples: Callable[[int], Sequence[Encoded]],
+) -> Model:
+    """Load a model with the head of each member, all on the body of the leading one.
+
+    Members that write words with the model's own output layer are one model.
+
+    Args:
+        examples: of the leading member.
+    """
+    kind = kind_of(read_config(source))
+    heads = {name: member.head_for(kind) for name, member in task.members.items()}
+    refuse_together(recipe, technique.members[technique.leading])
+    for name, member in task.members.items():
+        refuse(technique.members[name], member, source)
+    found: dict[str, Model] = {}
+    for name in (task.leading, *(each for each in heads if each != task.leading)):
+        if found and heads[name] in WRITING:
+            found[name] = found[task.leading]
+            continue
+        own = technique.members[name]
+        if found:
+            own.load_state(technique.state())
+        found[name] = _prepared(recipe, task.members[name], own, source, examples)
+        share_body(found[task.leading], found[name])
+    first = found[task.leading]
+    first.members = {name: found[name] for name in task.members}
+    first.new_head = any(model.new_head for model in found.values())
+    return first
 
 
 def _updates(training: TrainingOptions) -> AdamWOptions:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import tunesmith
 from tunesmith.console import Console
+from tunesmith.data.dataset import Dataset
 from tunesmith.data.display import pieces
 from tunesmith.data.plan import Step
+from tunesmith.errors import RecipeError
 from tunesmith.evaluation.significance import detectable_before
 from tunesmith.evidence.check_page import page_place, write_check_page
 from tunesmith.quality.balance import class_balance
@@ -29,9 +31,11 @@ from tunesmith.recipes.load import load_recipe
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.frozen import decide, hold
 from tunesmith.runs.members import primary_metric
+from tunesmith.runs.multitask import by_member, mixture, names_of
 from tunesmith.runs.prepare import Prepared, cut_records, prepare
 from tunesmith.runs.summary import class_counts, parameter_counts, predicted_memory
 from tunesmith.runs.vectors import ENCODER
+from tunesmith.tasks.multitask import MultiTask
 from tunesmith.tasks.parts.pieces import owners
 
 if TYPE_CHECKING:
@@ -135,6 +139,12 @@ def check(
     page = None if html is None else page_place(Path(html))
     prepared = prepare(load_recipe(recipe, overrides), console)
     result = _result(prepared, show)
+    if deep and isinstance(prepared.task, MultiTask):
+        raise RecipeError(
+            "A close look compares the records of one task with each other.",
+            where="--deep",
+            fix="Check a recipe of one of the tasks, with its own data.",
+        )
     if deep:
         from tunesmith.runs.deep import look  # what it looks with takes a second to import
 
@@ -155,7 +165,7 @@ def _result(prepared: Prepared, show: int) -> CheckResult:
     if task.metrics[metric].generated:
         tested = min(tested, evaluation.generate)
     could_show = detectable_before(tested, task.metrics[metric], confidence=evaluation.confidence)
-    duplicates = find_duplicates(prepared.train.data.records)
+    of_tasks = _of_tasks(prepared)
     return CheckResult(
         model=prepared.model.source.name,
         kind=prepared.model.anatomy.kind,
@@ -172,7 +182,7 @@ def _result(prepared: Prepared, show: int) -> CheckResult:
         ],
         dropped=[RecordCheck(lost.origin, lost.reason) for lost in prepared.dropped],
         classes=class_counts(prepared.train) if task.labels else None,
-        **_repeats(prepared, duplicates),
+        **_repeats(of_tasks),
         parameters=counts["parameters"],
         trainable_parameters=counts["trainable"],
         steps=1 if prepared.technique.solver else len(prepared.plan()),
@@ -181,8 +191,8 @@ def _result(prepared: Prepared, show: int) -> CheckResult:
         metric=metric,
         detectable=could_show.difference if could_show else None,
         assumption=could_show.assumption if could_show else None,
-        remarks=[*task.remarks(), *_of_a_stream(prepared)],
-        warnings=_warnings(prepared, duplicates),
+        remarks=[*task.remarks(), *_of_a_stream(prepared), *_of_members(prepared)],
+        warnings=[*prepared.warnings, *(said for each in of_tasks for said in _warnings(each))],
         shown=[_shown(prepared, index) for index in range(min(show, _records(prepared.train)))],
         deep=None,
         page=None,
@@ -209,46 +219,91 @@ def _part(part: Part) -> PartCheck:
     )
 
 
-def _repeats(prepared: Prepared, found: Duplicates) -> dict[str, list[RecordCheck]]:
-    train, test = prepared.train.data, prepared.test.data
-    leaks = find_leaks(train.records, test.records)
-    return {
-        "exact_duplicates": [
+@dataclass(frozen=True)
+class _OfTask:
+    """The records of one task, and what stands twice in its training records."""
+
+    train: Dataset
+    test: Dataset
+    labels: bool
+    duplicates: Duplicates
+
+
+def _of_tasks(prepared: Prepared) -> list[_OfTask]:
+    """Return the records of the task; of several tasks, those of each."""
+    train, test, task = prepared.train.data, prepared.test.data, prepared.task
+    parts = [(task, train, test)]
+    if isinstance(task, MultiTask):
+        learnt, tested = by_member(train), by_member(test)
+        parts = [(own, learnt[name], tested[name]) for name, own in task.members.items()]
+    return [
+        _OfTask(learnt, tested, bool(own.labels), find_duplicates(learnt.records))
+        for own, learnt, tested in parts
+    ]
+
+
+def _repeats(of_tasks: Sequence[_OfTask]) -> dict[str, list[RecordCheck]]:
+    found: dict[str, list[RecordCheck]] = {
+        "exact_duplicates": [],
+        "near_duplicates": [],
+        "leaks": [],
+    }
+    for each in of_tasks:
+        train, test = each.train, each.test
+        leaks = find_leaks(train.records, test.records)
+        found["exact_duplicates"] += [
             RecordCheck(train.origins[other], f"the same as {train.origins[group[0]]}")
-            for group in found.exact
+            for group in each.duplicates.exact
             for other in group[1:]
-        ],
-        "near_duplicates": [
+        ]
+        found["near_duplicates"] += [
             RecordCheck(
                 train.origins[pair.second],
                 f"{pair.similarity:.0%} the same as {train.origins[pair.first]}",
             )
-            for pair in found.near
-        ],
-        "leaks": [
+            for pair in each.duplicates.near
+        ]
+        found["leaks"] += [
             RecordCheck(
                 test.origins[pair.first],
                 f"{pair.similarity:.0%} the same as {train.origins[pair.second]}",
             )
             for pair in [*leaks.exact, *leaks.near]
         ]
-        + [
+        found["leaks"] += [
             RecordCheck(test.origins[pair.first], f"asks the same as {train.origins[pair.second]}")
             for pair in leaks.same_prompt
-        ],
-    }
+        ]
+    return found
 
 
-def _warnings(prepared: Prepared, duplicates: Duplicates) -> list[str]:
-    found = list(prepared.warnings)
-    if prepared.task.labels:
-        found += class_balance(prepared.train.data.records, prepared.test.data.records).warnings()
-    contradictions = duplicates.contradictions
+def _warnings(each: _OfTask) -> list[str]:
+    found: list[str] = []
+    if each.labels:
+        found += class_balance(each.train.records, each.test.records).warnings()
+    contradictions = each.duplicates.contradictions
     if contradictions:
-        origins = prepared.train.data.origins
-        first = ", ".join(origins[i] for i in contradictions[0])
+        first = ", ".join(each.train.origins[i] for i in contradictions[0])
         found.append(f"{len(contradictions)} texts stand in train under several labels ({first}).")
     return found
+
+
+def _of_members(prepared: Prepared) -> list[str]:
+    """Say of each of several tasks how much is learnt of it, and what its test could show."""
+    task, evaluation = prepared.task, prepared.recipe.evaluation
+    if not isinstance(task, MultiTask):
+        return []
+    tested = names_of(prepared.test.data.records)
+    said = []
+    for name, mixed in mixture(task, prepared.train, prepared.plan()).items():
+        metric = task.metrics[task.primaries[name]]
+        records = min(tested[name], evaluation.generate) if metric.generated else tested[name]
+        show = detectable_before(records, metric, confidence=evaluation.confidence)
+        could = (
+            f" could show a difference of {show.difference:.2g}" if show else " could show little"
+        )
+        said.append(f"{name}: {mixed}; {records} test records{could} in {metric.name}.")
+    return said
 
 
 def estimated_seconds(prepared: Prepared) -> float | None:

@@ -20,9 +20,10 @@ from tunesmith.data.questions import paragraphs_of, questions_of
 from tunesmith.data.records import LabelledText, QuestionedText, TaggedText
 from tunesmith.data.rewrite import refuse_change
 from tunesmith.data.sources import read_source
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, RecipeError
 from tunesmith.quality.findings import Finding
 from tunesmith.recipes.load import load_recipe
+from tunesmith.recipes.members import MULTITASK
 from tunesmith.registry import TASKS
 
 _RECIPES = (".yaml", ".yml")
@@ -72,6 +73,12 @@ def asked_for(source: str | Path, overrides: Sequence[str], against: Sequence[st
     """
     if Path(source).suffix.lower() in _RECIPES:
         recipe = load_recipe(source, overrides)
+        if recipe.task.name == MULTITASK:
+            raise RecipeError(
+                "The records of several tasks are cleaned task by task.",
+                where=str(source),
+                fix="Give the files of one of them, or a recipe of it alone.",
+            )
         data = recipe.data
         held = [each for each in (data.test, data.validation) if isinstance(each, str)]
         record = TASKS.get(recipe.task.name).Record

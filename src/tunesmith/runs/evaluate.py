@@ -19,7 +19,6 @@ from tunesmith.errors import DataError
 from tunesmith.evaluation.evaluate import measure, metrics_json
 from tunesmith.evaluation.significance import Comparison, compare
 from tunesmith.models.adapters import without_adapter
-from tunesmith.recipes.load import load_recipe
 from tunesmith.recipes.schema import Recipe
 from tunesmith.runs.build import build_engine
 from tunesmith.runs.encoded_store import Store
@@ -53,10 +52,11 @@ def evaluate(
 
     Raises:
         DataError: the records cannot be read or do not fit the task.
-        InputError: the run has not finished.
+        InputError: the run has not finished; or it learnt several tasks, and `run.of(member)` must
+            say which.
     """
     console = console or Console()
-    recipe = load_recipe(run.folder.recipe)
+    recipe = run.recipe
     task = run.task
     chosen = _records(recipe, task, data)
     options = recipe.evaluation
@@ -65,7 +65,7 @@ def evaluate(
     part = encode(task, chosen, drop=recipe.data.unlearnable == "drop", store=store)
     training = recipe.training.model_copy(update={"precision": run.record["dtype"]})
     as_it_was = recipe.model_copy(update={"training": training})
-    technique = make_technique(recipe)
+    technique = make_technique(recipe, task)
     technique.load_state(run.record.get("technique", {}))
     base = build_engine(as_it_was, task, technique, console)
     share_rows(run.record, recipe, base, tuned, part.examples, console)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from torch import nn
 
 from tunesmith.data.dataset import load_dataset
-from tunesmith.errors import DataError, InputError, ModelError
+from tunesmith.errors import DataError, InputError, ModelError, RecipeError
 from tunesmith.evaluation.probe import general_probe
 from tunesmith.models.anatomy import study
 from tunesmith.models.anatomy.study import UNLIMITED
@@ -110,6 +110,14 @@ def judge(
         DataError: a file is missing.
     """
     member: Any = TASKS.get(task)
+    needed = [name for name, field in member.Options.model_fields.items() if field.is_required()]
+    if options is None and needed:
+        raise RecipeError(
+            f"A model cannot be judged for the task {task!r} by itself: it is made of"
+            f" {needed[0]} that a recipe names.",
+            where="--task",
+            fix="Judge it for each of them.",
+        )
     bound = member(options)
     reasons = [*_of_model(model, bound)]
     if data and reasons[0].verdict != "unfit":

@@ -107,6 +107,8 @@ def decide(prepared: Prepared) -> Frozen | None:
     refused = "training.cache_gb is 0" if stated == 0 else None
     if refused is None and prepared.task.varies:
         refused = "every epoch sees other tokens"
+    if refused is None and engine.model.members:
+        refused = "several tasks read them"
     if refused is None and prepared.streamed is not None:
         refused = "the records are streamed"
     if refused is None and set(prepared.train.examples[0].streams) != {"text"}:

@@ -25,9 +25,11 @@ from tunesmith.models.adapters import without_adapter
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.members import primary_metric
+from tunesmith.runs.multitask import first_of_each
 from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.record import generates
 from tunesmith.tasks.base import ExampleScore
+from tunesmith.tasks.multitask import MultiTask
 
 _NOISE_RECORDS = 32
 
@@ -72,6 +74,7 @@ def compare_run(
         confidence=evaluation.confidence,
         resamples=evaluation.resamples,
         seed=seed,
+        deciding=task.primaries if isinstance(task, MultiTask) else None,
     )
     probe = None
     if before.probe is not None and after.probe is not None:
@@ -127,7 +130,9 @@ def _noise(prepared: Prepared) -> Noise:
     """Measure a few records twice: of validation where there are any, else of train."""
     part = prepared.validation or prepared.train
     primary = primary_metric(prepared.recipe, prepared.task)
-    few = first_records(part, _NOISE_RECORDS)
+    few = (first_of_each if isinstance(prepared.task, MultiTask) else first_records)(
+        part, _NOISE_RECORDS
+    )
     return measure_noise(
         prepared.task,
         prepared.engine,

@@ -12,7 +12,9 @@ from tunesmith.recipes.schema import Recipe
 from tunesmith.recipes.training import TrainingOptions
 from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES
 from tunesmith.runs.retain import needs_validation
+from tunesmith.runs.together import Together
 from tunesmith.tasks.base import Task
+from tunesmith.tasks.multitask import MultiTask
 from tunesmith.techniques.base import Technique
 
 
@@ -22,8 +24,10 @@ def make_task(recipe: Recipe) -> Task:
     return task
 
 
-def make_technique(recipe: Recipe) -> Technique:
-    """Return the recipe's technique."""
+def make_technique(recipe: Recipe, task: Task) -> Technique:
+    """Return the recipe's technique; of several tasks, that of each."""
+    if isinstance(task, MultiTask):
+        return Together.of(recipe, task)
     technique: Technique = TECHNIQUES.get(recipe.technique.name)(recipe.technique.options)
     return technique
 
@@ -36,8 +40,7 @@ def make_operations(recipe: Recipe) -> list[Operation]:
 def make_objective(recipe: Recipe, task: Task) -> Objective:
     """Return the recipe's objective, or the task's own."""
     if recipe.objective is None:
-        own: Objective = OBJECTIVES.get(task.objective)()
-        return own
+        return own_objective(task)
     chosen: Objective = OBJECTIVES.get(recipe.objective.name)(recipe.objective.options)
     needed: type[Objective] = OBJECTIVES.get(task.objective)
     fix = f"Leave it out, or choose {task.objective!r}."
@@ -56,6 +59,14 @@ def make_objective(recipe: Recipe, task: Task) -> Objective:
             fix=fix,
         )
     return chosen
+
+
+def own_objective(task: Task) -> Objective:
+    """Return the objective that a task learns under, where the recipe names none."""
+    if isinstance(task, MultiTask):
+        return task.objectives()
+    own: Objective = OBJECTIVES.get(task.objective)()
+    return own
 
 
 def primary_metric(recipe: Recipe, task: Task) -> str:

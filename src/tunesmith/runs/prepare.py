@@ -19,6 +19,7 @@ import torch
 from tunesmith.console import Console
 from tunesmith.data.batch import Encoded
 from tunesmith.data.dataset import Dataset
+from tunesmith.data.mixed_plan import MixedPlan
 from tunesmith.data.plan import Plan
 from tunesmith.data.records import Dropped
 from tunesmith.data.splits import Splits, load_splits
@@ -42,10 +43,19 @@ from tunesmith.runs.members import (
     selects,
 )
 from tunesmith.runs.memory_budget import fit_memory
+from tunesmith.runs.multitask import (
+    by_member,
+    check_metrics,
+    check_whole_steps,
+    encode_members,
+    mixed_plan,
+    splits_of_members,
+)
 from tunesmith.runs.retain import Retention, check_replayed, make_retention
 from tunesmith.runs.streamed import Streamed, stream_of
 from tunesmith.runs.teacher import teach
 from tunesmith.tasks.base import Task
+from tunesmith.tasks.multitask import MultiTask
 from tunesmith.tasks.parts.pieces import owners
 from tunesmith.techniques.base import Technique
 from tunesmith.training.checkpoints import Progress
@@ -105,6 +115,8 @@ class Prepared:
     def plan(self) -> Plan:
         """Return the steps of training; of a stream, as if it were its first window."""
         training, old = self.recipe.training, self.retention.replayed
+        if isinstance(self.task, MultiTask):
+            return mixed_plan(self.task, self.train, self.objective.all_counts, training)
         return Plan(
             ChainedExamples(self.train.examples, old) if old else self.train.examples,
             self.objective.all_counts,
@@ -134,8 +146,9 @@ def prepare(
     Raises:
         RecipeError, DataError, ModelError: what is wrong, before anything was trained.
     """
-    task, technique = make_task(recipe), make_technique(recipe)
-    splits = load_splits(recipe.data, task.Record, selects(recipe), recipe.training.seed)
+    task = make_task(recipe)
+    technique = make_technique(recipe, task)
+    splits = _splits(recipe, task)
     if state is not None:
         task.load_state(state)
     if chosen is not None:
@@ -177,10 +190,26 @@ def prepare(
     return prepared
 
 
+def _splits(recipe: Recipe, task: Task) -> Splits:
+    seed = recipe.training.seed
+    if isinstance(task, MultiTask):
+        check_metrics(task, recipe)
+        return splits_of_members(task, selects(recipe), seed)
+    return load_splits(recipe.data, task.Record, selects(recipe), seed)
+
+
 def _encoded(
     recipe: Recipe, task: Task, splits: Splits, engine: Engine, console: Console, streamed: bool
 ) -> tuple[Part, Part, Part | None]:
     """Encode training, test and validation records; the first window of a stream is not kept."""
+    if isinstance(task, MultiTask):
+        how = (engine.model, recipe.training, console)
+        held = splits.validation
+        return (
+            encode_members(task, splits.train, *how),
+            encode_members(task, splits.test, *how),
+            None if held is None else encode_members(task, held, *how),
+        )
     drop = recipe.data.unlearnable == "drop"
     store = Store(task, engine.model, recipe.training.cache_gb, console)
     train = encode(task, splits.train, drop=drop, store=None if streamed else store)
@@ -241,9 +270,11 @@ def _check_whole_steps(prepared: Prepared) -> None:
     Raises:
         RecipeError: a step is larger than a micro-batch may be.
     """
+    plan = prepared.plan()
+    if isinstance(prepared.task, MultiTask) and isinstance(plan, MixedPlan):
+        check_whole_steps(prepared.task, plan)
     if not prepared.objective.whole_step:
         return
-    plan = prepared.plan()
     largest = max(plan.tokens_of(step) for step in range(len(plan)))
     if any(plan.passes(step) > 1 for step in range(len(plan))):
         raise RecipeError(
@@ -256,6 +287,10 @@ def _check_whole_steps(prepared: Prepared) -> None:
 
 def _drawn(recipe: Recipe, task: Task, data: Dataset) -> Callable[[int], Sequence[Encoded]]:
     """Return what encodes training records drawn at random; broken ones are refused later."""
+
+    if isinstance(task, MultiTask):  # its body is the leading member's
+        name = task.leading
+        task, data = task.members[name], by_member(data)[name]
 
     def examples(count: int) -> Sequence[Encoded]:
         generator = torch.Generator().manual_seed(recipe.training.seed)

@@ -21,6 +21,9 @@ from tunesmith.models.notes import read_notes
 from tunesmith.models.saving import set_stop_tokens, verify_saved
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.prepare import Prepared
+from tunesmith.runs.together import Together
+from tunesmith.tasks.multitask import MultiTask
+from tunesmith.tasks.parts.pieces import owners
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """By the format that was computed in: bfloat16 keeps 8 bits, and each layer rounds anew."""
@@ -32,22 +35,34 @@ def save_result(folder: RunFolder, prepared: Prepared, console: Console) -> None
     Raises:
         RunError: what was read back differs from what was trained, or could not be written.
     """
-    if prepared.task.stop_ids:
-        set_stop_tokens(prepared.model, prepared.task.stop_ids)
-    prepared.technique.save(prepared.model, folder.model)
-    difference = verify_saved(prepared.model, folder.model, _probe_ids(prepared))
+    task, model, technique = prepared.task, prepared.model, prepared.technique
+    if isinstance(task, MultiTask) and isinstance(technique, Together):
+        for name, member in task.members.items():
+            if member.stop_ids:
+                set_stop_tokens(model.of(name), member.stop_ids)
+            technique.save_member(model, name, folder.model / name)
+            _verify(prepared, model.of(name), folder.model / name, name, console)
+    else:
+        if task.stop_ids:
+            set_stop_tokens(model, task.stop_ids)
+        technique.save(model, folder.model)
+        _verify(prepared, model, folder.model, "", console)
+    folder.write_json(folder.task, describe(prepared))
+
+
+def _verify(prepared: Prepared, model: Model, folder: Path, member: str, console: Console) -> None:
+    difference = verify_saved(model, folder, _probe_ids(prepared, member))
     if difference is None:
         console.warn(
-            f"{folder.model} was written, not verified: its reader is not installed"
+            f"{folder} was written, not verified: its reader is not installed"
             " (pip install sentence-transformers)."
         )
     elif difference > _TOLERANCE[prepared.engine.dtype]:
         raise RunError(
             f"The saved model answers differently from the trained one (by {difference:.2g}).",
-            where=str(folder.model),
+            where=str(folder),
             fix="Report this with the recipe; the checkpoints of the run are whole.",
         )
-    folder.write_json(folder.task, describe(prepared))
 
 
 def load_engine(folder: Path, record: Mapping[str, Any]) -> Engine:
@@ -94,6 +109,9 @@ def describe(prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def _probe_ids(prepared: Prepared) -> list[int]:
-    stream = next(iter(prepared.test.examples[0].streams.values()))
+def _probe_ids(prepared: Prepared, member: str) -> list[int]:
+    records = prepared.test.data.records
+    place = [record.member for record in records].index(member) if member else 0
+    first = owners(prepared.test.examples).index(place)
+    stream = next(iter(prepared.test.examples[first].streams.values()))
     return list(stream.ids[:64])

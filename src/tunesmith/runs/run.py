@@ -13,20 +13,53 @@ from tunesmith.models.kinds import kind_of
 from tunesmith.models.load import load_model, read_config
 from tunesmith.models.notes import read_notes
 from tunesmith.models.resolve import resolve
+from tunesmith.recipes.load import load_recipe
+from tunesmith.recipes.schema import Recipe
 from tunesmith.registry import TASKS
 from tunesmith.runs.folder import RunFolder
+from tunesmith.runs.multitask import check_member, for_member
 from tunesmith.runs.result import as_recorded, computed_in, load_engine
 from tunesmith.tasks.base import Prediction, Task
+from tunesmith.tasks.multitask import MultiTask
 
 Who = Literal["tuned", "base"]
 
 
 class Run:
-    """One run, read from its directory. Models are loaded when they are first asked for."""
+    """One run, read from its directory. Models are loaded when they are first asked for.
 
-    def __init__(self, folder: RunFolder) -> None:
+    Args:
+        member: of a run of several tasks, the one that is meant; see `of`.
+    """
+
+    def __init__(self, folder: RunFolder, member: str | None = None) -> None:
         self.folder = folder
+        self.member = member
         self._engines: dict[Who, Engine] = {}
+
+    def of(self, member: str | None) -> Run:
+        """Return a run of several tasks as a run of one of them.
+
+        Raises:
+            RecipeError: there is no such member; or None was given, and one must be named.
+        """
+        about = self.folder.read_json(self.folder.task)
+        check_member(about["task"]["name"], about["task"].get("members"), member)
+        return Run(self.folder, member)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe as resolved; of a member, as if it had been learnt alone.
+
+        Raises:
+            RecipeError: see `of`.
+        """
+        return for_member(load_recipe(self.folder.recipe), self.member)
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the result lies, as its ecosystem's reader takes it."""
+        return self.folder.model if self.member is None else self.folder.model / self.member
 
     @property
     def path(self) -> Path:
@@ -88,6 +121,9 @@ class Run:
         kind = TASKS.get(options.pop("name"))
         task: Task = kind(kind.Options.model_validate(options))
         task.load_state(about["state"])
+        if isinstance(task, MultiTask):
+            check_member(task.name, task.members, self.member)
+            return task.members[self.member or ""]
         return task
 
     def engine(self, who: Who = "tuned") -> Engine:
@@ -109,7 +145,7 @@ class Run:
 
     def _tuned(self) -> Engine:
         self.folder.read_json(self.folder.metrics)  # says in words that it has not finished
-        return load_engine(self.folder.model, self.record)
+        return load_engine(self.model_folder, self.record)
 
     def _base(self) -> Engine:
         about = self.folder.read_json(self.folder.task)
@@ -119,7 +155,7 @@ class Run:
                 where=str(self.path),
             )
         source = resolve(about["base"]["name"])
-        base = read_notes(self.folder.model).base
+        base = read_notes(self.model_folder).base
         model = load_model(
             source,
             head=self.task.head_for(kind_of(read_config(source))),

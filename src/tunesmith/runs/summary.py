@@ -15,7 +15,9 @@ from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.hardware import hardware, versions
 from tunesmith.runs.learn import Learnt
+from tunesmith.runs.multitask import mixture
 from tunesmith.runs.prepare import Prepared, cut_records
+from tunesmith.tasks.multitask import MultiTask
 
 
 def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds: float) -> None:
@@ -42,7 +44,9 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
             },
             "task": prepared.task.name,
             "technique": prepared.technique.name,
-            "technique_facts": base_facts(prepared.model) | prepared.technique.facts(),
+            "technique_facts": base_facts(prepared.model)
+            | prepared.technique.facts()
+            | task_facts(prepared),
             "surgery": list(prepared.model.surgery),
             "new_head": prepared.model.new_head,
             "retain": prepared.retention.facts(),
@@ -72,6 +76,15 @@ def base_facts(model: Model) -> dict[str, str]:
     """Return what the report says of how the base was kept, by heading."""
     kept = model.quantised or model.streamed
     return {} if kept is None else kept.facts()
+
+
+def task_facts(prepared: Prepared) -> dict[str, str]:
+    """Return what the report says of several tasks that are learnt at once, by heading."""
+    task = prepared.task
+    if not isinstance(task, MultiTask):
+        return {}
+    said = mixture(task, prepared.train, prepared.plan())
+    return {"Tasks": "; ".join(f"{name}: {words}" for name, words in said.items())}
 
 
 def parameter_counts(prepared: Prepared) -> dict[str, int]:

@@ -32,7 +32,7 @@ from tunesmith.runs.record import check_same_inputs, write_record
 from tunesmith.runs.result import save_result
 from tunesmith.runs.retain import examine, keep_written
 from tunesmith.runs.run import Run
-from tunesmith.runs.summary import base_facts, write_summary
+from tunesmith.runs.summary import base_facts, task_facts, write_summary
 from tunesmith.training.guards import Interrupted
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
@@ -175,7 +175,12 @@ def _introduce(prepared: Prepared, console: Console) -> None:
     )
     for sentence in prepared.model.surgery:
         console.note(sentence)
-    found = (base_facts(engine.model), prepared.technique.facts(), prepared.retention.facts())
+    found = (
+        base_facts(engine.model),
+        task_facts(prepared),
+        prepared.technique.facts(),
+        prepared.retention.facts(),
+    )
     for heading, said in (pair for facts in found for pair in facts.items()):
         console.note(f"{heading}: {said}.")
     twice = engine.checkpoints.chosen.layers

@@ -47,7 +47,7 @@ def vectors_of(
         }
     )
     task: Any = make_task(recipe)
-    engine = build_engine(recipe, task, make_technique(recipe), console)
+    engine = build_engine(recipe, task, make_technique(recipe, task), console)
     readable = [text if _has_tokens(engine.model.tokenizer, text) else "." for text in texts]
     rows: list[tuple[float, ...]] = []
     with console.progress(title, len(readable)) as bar:

@@ -94,6 +94,8 @@ class Technique(Pace, ABC):
     """A way to let a model learn; `name` is set by the registry."""
 
     name: ClassVar[str]
+    alone: ClassVar[str | None] = None
+    """Why it serves one task at a time; None where several heads may learn on one body."""
 
     class Options(BaseModel):
         """No options."""

@@ -9,7 +9,7 @@ tokens shorter. The result is a PEFT adapter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 @TECHNIQUES.register("p_tuning")
 class PTuning(VirtualTokens):
     """Vectors that are read before each text, made by a small network that learns."""
+
+    alone: ClassVar[str | None] = "its virtual tokens stand before the texts of one task"
 
     class Options(BaseModel):
         """How many vectors, and the network that makes them."""

@@ -10,7 +10,7 @@ adapter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @TECHNIQUES.register("prefix_tuning")
 class PrefixTuning(VirtualTokens):
     """Learnt keys and values before those of every text, in each layer."""
+
+    alone: ClassVar[str | None] = "its virtual tokens stand before the texts of one task"
 
     class Options(BaseModel):
         """How many, and what makes them."""

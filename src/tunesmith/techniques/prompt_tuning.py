@@ -9,7 +9,7 @@ not packed, and the context is P tokens shorter. The result is a PEFT adapter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 @TECHNIQUES.register("prompt_tuning")
 class PromptTuning(VirtualTokens):
     """Learnt vectors that are read before each text."""
+
+    alone: ClassVar[str | None] = "its virtual tokens stand before the texts of one task"
 
     class Options(BaseModel):
         """How many vectors, and what they begin as."""

@@ -15,7 +15,7 @@ loads it: its embedding *is* the logits.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,6 +35,11 @@ _WIDTH = 256
 @TECHNIQUES.register("repurpose")
 class Repurpose(Technique):
     """A small head on frozen features: solved at once, or learnt by steps."""
+
+    alone: ClassVar[str | None] = (
+        "it fits one head on a body that stays as it is, and there is nothing that several tasks"
+        " would share"
+    )
 
     class Options(BaseModel):
         """What is pooled, what is put on it, and how strongly the fit is held back."""

@@ -34,11 +34,20 @@ class MetricDetails(Details):
     higher_is_better: bool = Field(default=True, description="whether more is better")
 
 
+class MemberDetails(Details):
+    """One of several tasks that were learnt at once."""
+
+    primary: str = Field(description="the metric that decides its verdict")
+    verdict: Verdict = Field(description="whether that got better, corrected for all tasks")
+
+
 class OutcomeDocument(Document):
     """What a run brought: the verdict and its figures."""
 
     run: str = Field(description="path of the run directory")
-    verdict: Verdict = Field(description="whether the primary metric got better")
+    verdict: Verdict = Field(
+        description="whether the primary metric got better; of several tasks, the worst verdict"
+    )
     metric: str = Field(description="the primary metric, named before training")
     before: float | None = Field(description="the primary metric before training")
     after: float | None = Field(description="the primary metric after training")
@@ -48,6 +57,9 @@ class OutcomeDocument(Document):
     records: int = Field(description="test records on which the primary metric was measured")
     confidence: float = Field(description="confidence of the interval")
     metrics: dict[str, MetricDetails] = Field(description="every metric by name")
+    members: dict[str, MemberDetails] = Field(
+        default={}, description="of several tasks at once, each one's verdict; else empty"
+    )
     tokens: int = Field(description="tokens computed in training")
     seconds: float = Field(description="time of the training loop")
     tokens_per_second: float = Field(description="of the training loop")

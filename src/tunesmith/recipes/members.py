@@ -1,0 +1,51 @@
+"""Recipes of several tasks at once: each member names its own data.
+
+    task: {name: multitask, members: {NAME: {task, data}, …}} ──> data: the files of all of them
+
+So that whoever asks a recipe for its data gets an answer, `data.train` of such a recipe lists what
+the members learn from. It is made here and never written by hand. It knows no file system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+MULTITASK = "multitask"
+
+
+def with_data_of_members(recipe: Any) -> Any:
+    """Return a recipe's mapping with the data of its members, where it has members.
+
+    Raises:
+        PydanticCustomError: it names other data beside them.
+    """
+    members = members_of(recipe)
+    if not members:
+        return recipe
+    files: list[str] = []
+    for member in members.values():
+        data = member.get("data") if isinstance(member, Mapping) else None
+        train = data.get("train") if isinstance(data, Mapping) else None
+        named = [train] if isinstance(train, str) else train if isinstance(train, list) else []
+        files += [file for file in named if isinstance(file, str) and file not in files]
+    found = recipe.get("data")
+    given = found.get("train") if isinstance(found, Mapping) else found
+    if given not in (None, files):
+        raise PydanticCustomError(
+            "conflict",
+            "Each of several tasks names its own data, so there is none for all of them",
+            {"key": "data", "fix": "Remove it: see task.members.NAME.data."},
+        )
+    return {**recipe, "data": {"train": files or ["?"]}}
+
+
+def members_of(recipe: Any) -> Mapping[str, Any]:
+    """Return the members of a recipe's task, as they are written; empty where it has none."""
+    task = recipe.get("task") if isinstance(recipe, Mapping) else None
+    if not isinstance(task, Mapping) or task.get("name") != MULTITASK:
+        return {}
+    members = task.get("members")
+    return members if isinstance(members, Mapping) else {}

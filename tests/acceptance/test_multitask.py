@@ -1,0 +1,218 @@
+"""Several tasks at once: what is trained, resumed, measured, told, saved and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from tests.acceptance.jobs import ANSWERS, CLASSES, NUMBERS, RELATED, TAGGED, lines
+
+from tunesmith.cli.contracts import CheckDocument, EvaluateDocument, TrainDocument
+from tunesmith.training.loop import Loop
+
+RECIPE = """model: {model}
+task:
+  name: multitask
+  members:
+    chat: {{task: {{name: instruct, max_new_tokens: 4}}, data: {{train: chat.jsonl}}}}
+    mood: {{task: classification, data: {{train: mood.jsonl}}{mood}}}
+  {options}
+technique: {technique}
+training: {{{training}}}
+evaluation: {{generate: 2, probe: false, resamples: 200}}
+{others}"""
+TRAINING = "max_steps: 8, batch_size: 6, learning_rate: 0.02, schedule: constant, warmup: 0"
+LATE = ", begin: 0.4, ramp: 0.2"
+
+
+@pytest.fixture
+def write(here: Path, tiny: Callable[[str], Path]) -> Callable[..., None]:
+    """Write a recipe of two tasks, and their records."""
+
+    def laid(
+        family: str = "llama",
+        mood: str = "",
+        options: str = "mixing: weights",
+        technique: str = "{name: lora, rank: 2, dropout: 0.2}",
+        training: str = TRAINING,
+        others: str = "",
+    ) -> None:
+        (here / "chat.jsonl").write_text(lines(ANSWERS))
+        (here / "mood.jsonl").write_text(lines(CLASSES))
+        (here / "recipe.yaml").write_text(
+            RECIPE.format(
+                model=tiny(family),
+                mood=mood,
+                options=options,
+                technique=technique,
+                training=training,
+                others=others,
+            )
+        )
+
+    return laid
+
+
+def events(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def test_resumed_equals_uninterrupted(here, command, write, monkeypatch) -> None:
+    write(
+        mood=LATE,
+        training=f"{TRAINING}, checkpoint_every: 3, validate_every: 4, keep_best: true",
+    )
+    assert command("train", "recipe.yaml", "--name", "whole").code == 0
+    step = Loop._step
+
+    def stops(self, bar, feed) -> None:
+        if self.progress.step == 5:
+            raise OSError(28, "No space left on device")
+        step(self, bar, feed)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_step", stops)
+        assert command("train", "recipe.yaml", "--name", "cut").code != 0
+    assert command("train", "--resume", "cut").code == 0
+    whole, cut = here / "runs/whole", here / "runs/cut"
+    for member in ("chat", "mood"):
+        file = f"model/{member}/adapter_model.safetensors"
+        ours, theirs = load_file(cut / file), load_file(whole / file)
+        assert ours.keys() == theirs.keys()
+        assert all(ours[name].equal(theirs[name]) for name in theirs)
+    told = [
+        [(e["step"], e.get("loss"), e.get("validation")) for e in events(r)] for r in (cut, whole)
+    ]
+    assert told[0] == told[1]
+    assert (cut / "evaluation/metrics.json").read_text() == (
+        whole / "evaluation/metrics.json"
+    ).read_text()
+
+
+def test_a_later_task_comes_in_gradually_while_the_first_is_replayed(here, command, write) -> None:
+    write(mood=f"{LATE}, weight: 50", options="mixing: weights\n  replay: 0.5")
+    assert command("train", "recipe.yaml", "--name", "r").code == 0
+    terms = [set(event["terms"]) for event in events(here / "runs/r")]
+    assert terms[:4] == [{"chat/nll"}] * 4  # 0.4 of 8 steps are over before the fifth
+    assert terms[4:] == [{"chat/nll", "mood/nll"}] * 4
+
+
+def test_each_task_measured_alone_is_as_it_was_measured_among_others(here, command, write) -> None:
+    write()
+    said = command("train", "recipe.yaml", "--name", "r", "--json")
+    trained = TrainDocument.model_validate(said.document)
+    assert set(trained.members) == {"chat", "mood"}
+    for member in trained.members:
+        document = command("evaluate", "r", "--as", member, "--json").document
+        alone = EvaluateDocument.model_validate(document)
+        for name, row in alone.metrics.items():
+            among = trained.metrics[f"{member}/{name}"]
+            assert row.before == pytest.approx(among.before, abs=1e-5)
+            assert row.after == pytest.approx(among.after, abs=1e-4)
+
+
+def test_the_report_and_the_verdict_tell_of_each_task(here, command, write) -> None:
+    write()
+    said = command("train", "recipe.yaml", "--name", "r")
+    assert said.code == 0
+    assert "Each task: chat: " in said.out
+    assert "--as chat" in said.out
+    page = (here / "runs/r/report.html").read_text()
+    assert "the headline is that of the worst" in page
+    assert "mood: classification, 16 records" in page
+
+
+def test_a_run_of_several_tasks_is_asked_as_one_of_them(here, command, write) -> None:
+    write()
+    assert command("train", "recipe.yaml", "--name", "r").code == 0
+    none = command("predict", "r", "hello")
+    assert none.code == 2
+    assert "Name one of them, such as --as chat" in none.err
+    wrong = command("predict", "r", "hello", "--as", "moods")
+    assert "Did you mean 'mood'?" in wrong.err
+    (here / "mood.jsonl").unlink()  # what was learnt from is not needed any more
+    assert command("predict", "r", "hello", "--as", "mood").code == 0
+    alone = command("predict", "r", "hello", "--as", "chat")
+    assert alone.code == 0
+
+
+def test_check_says_what_is_learnt_of_each_and_finds_repeats_within_each(
+    here, command, write
+) -> None:
+    write(mood=LATE)
+    (here / "mood.jsonl").write_text(lines([*CLASSES, CLASSES[0]]))
+    found = CheckDocument.model_validate(command("check", "recipe.yaml", "--json").document)
+    assert any(said.startswith("chat: instruct, 20 records") for said in found.remarks)
+    assert any("from step 5" in said for said in found.remarks)
+    assert len(found.exact_duplicates) == 1
+    assert command("check", "recipe.yaml", "--deep").code == 2
+
+
+def test_a_head_of_tags_one_of_vectors_and_one_of_a_number_share_an_encoder(
+    here, command, tiny
+) -> None:
+    rows = {"names": TAGGED, "near": RELATED, "size": NUMBERS}
+    tasks = {"names": "tagging", "near": "embedding", "size": "regression"}
+    for name, found in rows.items():
+        (here / f"{name}.jsonl").write_text(lines(found))
+    members = "".join(
+        f"    {name}: {{task: {task}, data: {{train: {name}.jsonl}}}}\n"
+        for name, task in tasks.items()
+    )
+    (here / "recipe.yaml").write_text(
+        f"model: {tiny('bert')}\ntask:\n  name: multitask\n  mixing: temperature\n"
+        f"  members:\n{members}technique: full\n"
+        "training: {max_steps: 4, batch_size: 6, learning_rate: 0.001, tokens_per_batch: 512}\n"
+    )
+    said = command("train", "recipe.yaml", "--name", "r")
+    assert said.code == 0, said.err
+    bodies = [load_file(here / f"runs/r/model/{name}/model.safetensors") for name in rows]
+    layer = "encoder.layer.1.output.dense.weight"
+    found = [next(t for n, t in body.items() if n.endswith(layer)) for body in bodies]
+    assert found[0].equal(found[1])
+    assert found[0].equal(found[2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"others": "objective: token_likelihood\n"}, "under the objective of its own"),
+        ({"others": "retain: [{name: l2_sp}]\n"}, "Retainers look at one task"),
+        ({"others": "base: {stream: true}\n"}, "cannot be shared by several heads"),
+        ({"others": "data: {train: other.jsonl}\n"}, "Each of several tasks names its own data"),
+        ({"technique": "repurpose"}, "there is nothing that several tasks would share"),
+        ({"technique": "prompt_tuning"}, "stand before the texts of one task"),
+        ({"mood": ", metric: bleu"}, "has no metric 'bleu'"),
+        ({"mood": ", ramp: 0.5"}, "set `begin` as well"),
+        ({"mood": ", begin: 0.99"}, "nothing is learnt of 'mood'"),
+        ({"options": "mixing: evenly"}, "Must be 'proportion', 'temperature' or 'weights'"),
+        ({"options": "membres: {}"}, "Did you mean 'members'?"),
+        ({"mood": ", wieght: 2"}, "Did you mean 'weight'?"),
+        ({"family": "bert"}, "it reads text and writes none"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(here, command, write, changes, what) -> None:
+    write(**changes)
+    said = command("train", "recipe.yaml")
+    assert said.code == 2
+    assert what in said.err
+    assert not (here / "runs").exists()
+
+
+def test_a_missing_file_is_named_with_its_line(here, command, write) -> None:
+    write()
+    (here / "mood.jsonl").unlink()
+    said = command("check", "recipe.yaml")
+    assert "recipe.yaml:6: task.members.mood.data.train: There is no file 'mood.jsonl'" in said.err
+
+
+def test_a_recipe_as_resolved_loads_as_equal(here, write) -> None:
+    from tunesmith.recipes import load_recipe
+
+    write(mood=LATE)
+    recipe = load_recipe("recipe.yaml")
+    (here / "again.yaml").write_text(recipe.to_yaml())
+    assert load_recipe("again.yaml") == recipe
