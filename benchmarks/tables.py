@@ -294,35 +294,31 @@ _GENERATION = {
 
 
 def memory_table(report: Report) -> str:
-    """Predicted and measured peaks, case by case."""
-    header = [
-        "model",
-        "technique",
-        "micro-batch",
-        "predicted (GB)",
-        "measured (GB)",
-        "predicted is",
-    ]
-    rows = []
+    """Predicted and measured peaks, case by case; then the largest micro-batches that fit."""
+    header = ["model", "technique", "micro-batch"]
+    rows: dict[bool, list[list[str]]] = {False: [], True: []}
     for case in report["cases"]:
         technique = ", ".join(f"{key}: {value}" for key, value in case["training"].items())
         name = case["technique"]["name"] + (f" ({technique})" if technique else "")
         name += f", {case['checkpointed']} layers twice" if case["checkpointed"] else ""
         row = [case["model"].removeprefix("random:"), name]
         row.append(f"{case['documents']} × {case['length']} tokens")
+        budget = case.get("budget")
+        first, last = ("budget", "whole") if budget else ("predicted", "measured")
         if case["status"] != "finished":
-            rows.append([*row, "–", "–", case["status"]])
-            continue
-        off = case["predicted"] / case["measured"] - 1
-        rows.append(
-            [*row, *(f"{case[k] / 1e9:.2f}" for k in ("predicted", "measured")), f"{off:+.0%}"]
-        )
-    return "\n\n".join(
-        [
-            f"{_machine(report['hardware'])}, {report['date']}, `{report['command']}`.",
-            table(header, rows),
-        ]
-    )
+            row += ["–", "–", case["status"]]
+        else:
+            off = case[last] / budget if budget else case[first] / case[last] - 1
+            row += [f"{case[k] / 1e9:.2f}" for k in (first, last)]
+            row.append(f"{off:.0%}" if budget else f"{off:+.0%}")
+        rows[bool(budget)].append(row)
+    parts = [f"{_machine(report['hardware'])}, {report['date']}, `{report['command']}`."]
+    parts.append(table([*header, "predicted (GB)", "measured (GB)", "predicted is"], rows[False]))
+    if rows[True]:
+        parts.append("The largest micro-batch that is predicted to fit a budget:")
+        fits = ["budget (GB)", "the process's peak (GB)", "of the budget"]
+        parts.append(table([*header, *fits], rows[True]))
+    return "\n\n".join(parts)
 
 
 def wrong_labels_table(report: Report) -> str:

@@ -244,6 +244,23 @@ def test_memory_says_by_how_much_a_prediction_is_off_and_which_case_failed() -> 
     name = "| small | full (optimizer: adamw_8bit), 3 layers twice | 4 × 256 tokens |"
     assert f"{name} 1.80 | 2.00 | -10% |" in shown
     assert f"{name} – | – | failed |" in shown
+    assert "budget" not in shown
+
+
+def test_memory_says_whether_the_largest_micro_batch_fits_its_budget() -> None:
+    case = {
+        "model": "small",
+        "technique": {"name": "lora"},
+        "documents": 7,
+        "length": 256,
+        "training": {},
+        "checkpointed": 0,
+        "budget": 4.0e9,
+        "status": "finished",
+        "whole": 3.8e9,
+    }
+    shown = memory_table({**ABOUT, "cases": [case]})
+    assert "| small | lora | 7 × 256 tokens | 4.00 | 3.80 | 95% |" in shown
 
 
 def technique(title: str, **changes: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tunesmith.kernels import allocator
+from tunesmith.kernels.tensor_memory import Served
 
 FAULTS = """
 import json, resource, torch
@@ -57,3 +58,37 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     done = allocator.reuse_memory.__wrapped__()
     assert not done.kept
     assert "glibc" in done.reason
+
+
+LEFT = """
+import ctypes, json, psutil
+from tunesmith.kernels.allocator import give_back_heap, reuse_memory
+reuse_memory(1 << 28)
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+blocks = [libc.malloc(1 << 20) for _ in range(100)]
+for block in blocks:
+    ctypes.memset(block, 1, 1 << 20)
+for block in blocks[:-1]:  # the last one keeps the heap from shrinking
+    libc.free(block)
+before = psutil.Process().memory_info().rss
+give_back_heap()
+print(json.dumps(before - psutil.Process().memory_info().rss))
+"""
+
+
+def test_what_lies_idle_in_the_heap_can_be_given_back() -> None:
+    command = [sys.executable, "-c", LEFT]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(answer.stdout) > 90 << 20
+
+
+def test_without_memory_of_their_own_tensors_stay_in_the_heap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused = Served(False, "no C++ compiler was found")
+    monkeypatch.setattr(allocator, "serve_tensors", lambda size, huge: refused)
+    done = allocator.reuse_memory.__wrapped__(1 << 22)
+    assert (done.kept, done.exact) == (True, False)
+    assert done.reason.endswith("no C++ compiler was found")

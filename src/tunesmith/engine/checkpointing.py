@@ -104,13 +104,14 @@ class LayerCheckpoints:
         for part in dropping:  # whole layers are dropped at random: count them all
             part.layerdrop = 0.0
         try:
-            with torch.enable_grad(), saved_tensors_hooks(counter.pack, lambda tensor: tensor):
+            with torch.enable_grad(), saved_tensors_hooks(counter.count, lambda packed: packed):
                 compute()
         finally:
             for handle in handles:
                 handle.remove()
             for part, rate in zip(dropping, rates, strict=True):
                 part.layerdrop = rate
+            counter.let_go()
         return Held(counter.elsewhere, tuple(counter.inside), tuple(counter.inputs))
 
 
@@ -134,7 +135,12 @@ class _Counter:
     def leave(self, layer: nn.Module, args: tuple[Any, ...], output: object) -> None:
         self._within = False
 
-    def pack(self, tensor: Tensor) -> Tensor:
+    def let_go(self) -> None:
+        """Let go of the tensors: PyTorch keeps a reference to its hooks, and so to this counter."""
+        self._alive.clear()
+
+    def count(self, tensor: Tensor) -> None:
+        """Count a tensor that is saved; in its place nothing is, since no backward pass follows."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
@@ -143,7 +149,6 @@ class _Counter:
                 self.inside[-1] += storage.nbytes()
             else:
                 self.elsewhere += storage.nbytes()
-        return tensor
 
 
 class _Twice:

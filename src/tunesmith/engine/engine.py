@@ -38,7 +38,7 @@ from tunesmith.engine.prefix import Prefix, find_prefix, frozen_tensors
 from tunesmith.engine.prefix_rows import compute_rows, going_on, refusal
 from tunesmith.engine.readout import PER_DOCUMENT, probe_output, read, read_documents
 from tunesmith.engine.sharing import begun
-from tunesmith.kernels.allocator import reuse_memory
+from tunesmith.kernels.allocator import give_back_heap, reuse_memory
 from tunesmith.kernels.token_loss import LogitShape
 from tunesmith.models.heads import document_rows
 from tunesmith.models.model import Model
@@ -106,6 +106,8 @@ class Engine:
         self._drops = _drops(model.module)
         self._answers_as = ""
         self._training: bool | None = None
+        if self.memory.kept:
+            give_back_heap()  # what loading and joining weights left there
 
     def forward(self, batch: Batch, readout: type[R], adapter: Adapter = "on") -> R:
         """Return a readout of the batch, without gradients and without dropout.

@@ -8,7 +8,8 @@
                                             attention.packed_attention; with a joint product and a
                                             CPU attention.packed_rotary_attention
     root-mean-square norm, silu(gate) * up  norms.rms_norm, swiglu.swiglu
-    one process that trains                 allocator.reuse_memory, when the engine is made
+    one process that trains                 allocator.reuse_memory, when the engine is made: tensors
+                                            get memory of their own from tensor_memory
     float32 or bfloat16                     precision.fast_dtype, from the processor's features
 
 float32 on the CPU takes compiled kernels (`native.c`, built at first use); bfloat16 only those

@@ -35,7 +35,8 @@ _VARIANTS = (
     ("-march=native",),
     (),
 )
-_TORCH_LIBRARIES = Path(torch.__file__).parent / "lib"
+_TORCH = Path(torch.__file__).parent
+_TORCH_LIBRARIES = _TORCH / "lib"
 _SUFFIX = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -53,20 +54,65 @@ def native() -> Native:
     return built(SOURCE)
 
 
+@dataclass(frozen=True)
+class _Language:
+    """How a source file becomes a library.
+
+    Attributes:
+        name: of the language.
+        variable: of the environment, that names its compiler.
+        compilers: that are looked for otherwise.
+        flags: of every build.
+        variants: further flags, the best first.
+        links: what it is linked against.
+        depends: what else the library depends on.
+    """
+
+    name: str
+    variable: str
+    compilers: tuple[str, ...]
+    flags: tuple[str, ...]
+    variants: tuple[tuple[str, ...], ...]
+    links: tuple[str, ...]
+    depends: str = ""
+
+    def compiler(self) -> str | None:
+        found = (shutil.which(name) for name in self.compilers)
+        return os.environ.get(self.variable) or next(filter(None, found), None)
+
+
+_LANGUAGES = {
+    ".c": _Language("C", "CC", ("cc", "gcc"), _FLAGS, _VARIANTS, ("-lm",)),
+    ".cpp": _Language(  # against PyTorch's own headers
+        "C++",
+        "CXX",
+        ("c++", "g++"),
+        ("-O2", "-fPIC", f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"),
+        (("-std=c++20", f"-I{_TORCH / 'include'}"), ("-std=c++17", f"-I{_TORCH / 'include'}")),
+        (f"-L{_TORCH_LIBRARIES}", "-lc10"),
+        torch.__version__,
+    ),
+}
+
+
 def built(source: Path) -> Native:
-    """Return the library of one C file, building it if this machine has not yet. Never raises."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    """Return the library of one file in C, or in C++ with PyTorch's headers. Never raises.
+
+    It is built if this machine has not yet.
+    """
+    language = _LANGUAGES[source.suffix]
+    compiler = language.compiler()
     if compiler is None:
-        return Native(None, "no C compiler was found")
+        return Native(None, f"no {language.name} compiler was found")
     reason = ""
-    for flags in _VARIANTS:
+    for flags in language.variants:
         try:
-            path = _built(source, compiler.split(), (*_FLAGS, *flags))
+            path = _built(source, compiler.split(), flags)
             return Native(ctypes.CDLL(str(path)), f"compiled with {' '.join(flags) or 'no flags'}")
         except (OSError, subprocess.SubprocessError) as error:
             stderr = getattr(error, "stderr", None)
             reason = (stderr or str(error)).strip().splitlines()[-1]
-    return Native(None, f"the C compiler failed: {reason}")
+    return Native(None, f"the {language.name} compiler failed: {reason}")
 
 
 @cache
@@ -122,11 +168,14 @@ def _argument(value: Argument) -> object:
     return ctypes.c_void_p(None) if value is None else ctypes.c_int64(value)
 
 
-def _built(source: Path, compiler: Sequence[str], flags: Sequence[str]) -> Path:
+def _built(source: Path, compiler: Sequence[str], variant: Sequence[str]) -> Path:
     """Return the shared library for this source, compiler, flags and processor."""
+    language = _LANGUAGES[source.suffix]
+    flags = (*language.flags, *variant)
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=True, timeout=30)
     code = [file.read_bytes() for file in (source, *sorted(source.parent.glob("*.h")))]
-    what = (*code, version.stdout, " ".join(flags).encode(), _processor())
+    what = [*code, version.stdout, " ".join(flags).encode(), _processor()]
+    what += [language.depends.encode()] if language.depends else []
     key = hashlib.sha256(b"\0".join(what)).hexdigest()[:20]
     folder = _cache_folder()
     path = folder / f"kernels-{key}.so"
@@ -137,7 +186,7 @@ def _built(source: Path, compiler: Sequence[str], flags: Sequence[str]) -> Path:
         # Two steps, the second without -fopenmp: linking with it would load a second OpenMP.
         for command in (
             [*compiler, *flags, "-c", str(source), "-o", str(compiled)],
-            [*compiler, "-shared", str(compiled), "-o", str(linked), "-lm"],
+            [*compiler, "-shared", str(compiled), "-o", str(linked), *language.links],
         ):
             subprocess.run(command, capture_output=True, check=True, text=True, timeout=120)
         ctypes.CDLL(str(linked))

@@ -154,6 +154,7 @@ class _CrossEntropy(torch.autograd.Function):
             logprobs_N[rows], correct_N[rows] = scores.logprobs_N, scores.correct_N
             if scores.grad_NV is not None:
                 output.backward(hidden_ND[rows], scores.grad_NV, sink, rows)
+            del scores  # a chunk is large: not one beside the next
         ctx.save_for_backward(*sink)
         ctx.mark_non_differentiable(logprobs_N, correct_N)
         return -(logprobs_N * weights_N).sum(), logprobs_N, correct_N
@@ -199,6 +200,7 @@ class _LogProbs(torch.autograd.Function):
             scores = output.scores(hidden_ND[rows], targets_N[rows], grad_N[rows])
             assert scores.grad_NV is not None
             output.backward(hidden_ND[rows], scores.grad_NV, sink, rows)
+            del scores
         return (*sink, None, None, None)
 
 

@@ -10,7 +10,7 @@ the process holds besides; nothing was run there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
@@ -205,20 +205,7 @@ def _on_device(memory: Memory, batch: MicroBatch, device: str, capacity: int) ->
         return (estimate if device == HERE else in_bfloat16(memory, estimate)).total
 
     def largest(checkpointed: Checkpointed) -> int | None:
-        document = max(1, batch.squares // max(1, batch.tokens))
-        fits = [
-            number
-            for number in range(int(_MOST_TOKENS / document).bit_length())
-            if peak(scaled(batch, document << number), checkpointed) <= capacity
-        ]
-        if not fits:
-            return None
-        low, high = document << max(fits), document << (max(fits) + 1)
-        while high - low > max(1, low // 100):
-            middle = (low + high) // 2
-            fitting = peak(scaled(batch, middle), checkpointed) <= capacity
-            low, high = (middle, high) if fitting else (low, middle)
-        return low
+        return largest_tokens(batch, capacity, lambda size: peak(size, checkpointed))
 
     layers = len(memory.engine.checkpoints.layers)
     return DevicePlan(
@@ -228,6 +215,31 @@ def _on_device(memory: Memory, batch: MicroBatch, device: str, capacity: int) ->
         largest(Checkpointed()),
         largest(Checkpointed(layers)),
     )
+
+
+def largest_tokens(
+    batch: MicroBatch, capacity: int, peak: Callable[[MicroBatch], int]
+) -> int | None:
+    """Return the tokens of the largest micro-batch, of documents like those of `batch`, that fits.
+
+    To a hundredth; None where not even one document fits.
+
+    Args:
+        peak: bytes that a micro-batch is predicted to take.
+    """
+    document = max(1, batch.squares // max(1, batch.tokens))
+    fits = [
+        number
+        for number in range(int(_MOST_TOKENS / document).bit_length())
+        if peak(scaled(batch, document << number)) <= capacity
+    ]
+    if not fits:
+        return None
+    low, high = document << max(fits), document << (max(fits) + 1)
+    while high - low > max(1, low // 100):
+        middle = (low + high) // 2
+        low, high = (middle, high) if peak(scaled(batch, middle)) <= capacity else (low, middle)
+    return low
 
 
 def scaled(batch: MicroBatch, tokens: int) -> MicroBatch:

@@ -25,13 +25,16 @@ from tunesmith.data.batch import Batch, Encoded, EncodedStream, collate
 from tunesmith.data.plan import Plan
 from tunesmith.engine.checkpointing import Checkpointed, Held
 from tunesmith.engine.engine import Engine
+from tunesmith.kernels.tensor_memory import bytes_in_use, bytes_touched
 from tunesmith.kernels.token_loss import CHUNK_BYTES
 from tunesmith.models.quantised import expanded_bytes, packed_bytes, stored_tensors
 from tunesmith.models.seeded import seeded
+from tunesmith.training.scaled import Scaled
 
-_BETWEEN = 0.3
-"""Room that the C library's allocator leaves between blocks, as a share of what comes and goes in a
-step (measured on SmolLM2-135M's shape; a GPU's allocator is not counted here)."""
+_BETWEEN = {True: 0.03, False: 0.3}
+"""Room that lies idle between blocks, as a share of what comes and goes in a step: where tensors
+have memory of their own (`kernels/tensor_memory.py`), and in the C library's heap. Measured on
+SmolLM2-135M's shape; a GPU's allocator is not counted here."""
 
 _HEADROOM = 0.9
 """Share of what is free that `auto` takes: an estimate is not a promise."""
@@ -161,7 +164,7 @@ class Memory:
         moments = self._moments(batch, checkpointed)
         gradients, activations, temporary = max(moments, key=sum)
         if self.engine.device.type == "cpu":
-            temporary += int(_BETWEEN * (activations + temporary))
+            temporary += int(_BETWEEN[self.engine.memory.exact] * (activations + temporary))
         return MemoryEstimate(
             fixed.process, fixed.weights, gradients, fixed.optimizer, activations, temporary
         )
@@ -196,7 +199,8 @@ class Memory:
         if self.engine.device.type == "cuda":
             return 0
         self._held  # noqa: B018 - a first pass brings in weights that lie on disk, and libraries
-        return max(0, resident_bytes() - self._weights)
+        idle = bytes_touched() - bytes_in_use()  # the step's tensors will have it
+        return max(0, resident_bytes() - idle - self._weights)
 
     @cached_property
     def _weights(self) -> int:
@@ -228,13 +232,16 @@ class Memory:
         ]
         largest = max([0, *(p.numel() * p.element_size() for p in self._parameters)])
         yield waiting, kept.elsewhere + sum(held), self._loss(batch)
-        gradients = learnt.output
+        # Of a shared weight the output layer's gradient waits for that of the embedding.
+        shared = learnt.embeddings if self.engine.model.anatomy.tied and batch.targets else 0
+        gradients = learnt.output + shared
         for place in reversed(range(len(held))):
             gradients += learnt.layers[place]
             again = kept.inside[place] if place < checked else 0
             alive = largest if self.engine.optimizer.options.in_backward else gradients
             below = kept.elsewhere + sum(held[: place + 1])
-            yield max(waiting, alive), below, again + kept.inside[place] + self._working(batch)
+            inside = again + kept.inside[place] + self._working(batch)
+            yield max(waiting + shared, alive), below, inside
         alive = largest if self.engine.optimizer.options.in_backward else whole
         yield max(waiting, alive), 0, max(learnt.embeddings, self._update)
 
@@ -298,12 +305,12 @@ class Memory:
         return _Learnt(tuple(layers.values()), rest, embeddings)
 
     @cached_property
-    def _held(self) -> _Scaled:
+    def _held(self) -> Scaled:
         virtual = self.engine.model.virtual
         wanted = max(32, virtual.tokens) if virtual else 32
         length = min(wanted, self.engine.model.anatomy.context_length // 4)
         shapes = [[length], [length, length], [2 * length]]
-        return _Scaled([self._measure(lengths) for lengths in shapes])
+        return Scaled([self._measure(lengths) for lengths in shapes])
 
     def _parted(self, length: int) -> tuple[int, int]:
         """Part a pair's tokens into those of its source and of its target."""
@@ -335,41 +342,6 @@ class _Learnt:
     layers: tuple[int, ...]
     output: int
     embeddings: int
-
-
-class _Scaled:
-    """What is kept as a function of a micro-batch: constant + tokens + squares of lengths.
-
-    Args:
-        measured: what was kept of three micro-batches: one document, two of its length, one twice
-            as long.
-    """
-
-    def __init__(self, measured: list[tuple[MicroBatch, Held]]) -> None:
-        self._sizes = [(size.tokens, size.squares) for size, _ in measured]
-        self._measured = [held for _, held in measured]
-
-    def at(self, batch: MicroBatch) -> Held:
-        """Return what is kept of such a micro-batch."""
-        one, two, long = self._measured
-        layers = zip(one.inside, two.inside, long.inside, strict=True)
-        inputs = zip(one.inputs, two.inputs, long.inputs, strict=True)
-        return Held(
-            self._scale(one.elsewhere, two.elsewhere, long.elsewhere, batch),
-            tuple(self._scale(*values, batch) for values in layers),
-            tuple(self._scale(*values, batch) for values in inputs),
-        )
-
-    def _scale(self, one: int, two: int, long: int, batch: MicroBatch) -> int:
-        (tokens, squares), (more_t, more_s), (long_t, long_s) = self._sizes
-        by_t, by_s, beyond_t, beyond_s = (
-            more_t - tokens, more_s - squares, long_t - more_t, long_s - more_s
-        )  # fmt: skip
-        area = by_t * beyond_s - beyond_t * by_s
-        square = max(0.0, (by_t * (long - two) - beyond_t * (two - one)) / area)
-        linear = max(0.0, (two - one - square * by_s) / by_t)
-        constant = max(0.0, one - linear * tokens - square * squares)
-        return int(constant + linear * batch.tokens + square * batch.squares)
 
 
 _STEPS_LOOKED_AT = 64
