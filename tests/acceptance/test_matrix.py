@@ -83,7 +83,7 @@ _FIXED = {
     "bart": re.compile("final_logits_bias"),  # saved, but no parameter
     "marian": re.compile(r"final_logits_bias|embed_positions\."),  # computed positions
 }
-_BEHIND = re.compile(r"(?:^|\.)(?:(?:final_layer_?)?norm|ln_f|pooler|score)\.")
+_BEHIND = re.compile(r"(?:^|\.)(?:(?:final_layer_?)?norm|ln_f|pooler|score|vocab_layer_norm)\.")
 QUESTION, WHOM = "Say horse lamp", "Whom?"
 TAGS = ("O", "B-THING", "I-THING")
 ENDINGS = {
@@ -398,7 +398,7 @@ def only_adapters_are_saved(cell: Finished) -> bool:
 def only_the_linear_map_changes(cell: Finished) -> bool:
     before, after = weights(cell)
     dense = load_file(cell.model / "2_Dense" / "model.safetensors")
-    whole = set(before) - set(after) <= {"lm_head.weight"}
+    whole = set(before) - set(after) <= {"lm_head.weight", "embed_out.weight"}
     return whole and not changed(cell) and bool(dense["linear.weight"].any())
 
 

@@ -11,10 +11,12 @@ from tests.tiny import ENCODER_DECODERS, tiny_model
 
 from tunesmith.data.batch import Encoded, EncodedStream, collate
 from tunesmith.data.plan import add_counts
+from tunesmith.engine import packed_pairs
 from tunesmith.engine.batching import batches
 from tunesmith.engine.checkpointing import Checkpointed
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.generation_stock import STOCK, StockGenerator
+from tunesmith.engine.packing import NotPackableError
 from tunesmith.engine.sampling import Sampling
 from tunesmith.models.anatomy import study
 from tunesmith.objectives.base import TokenLogProbs
@@ -184,6 +186,32 @@ def test_stacks_that_count_positions_otherwise_are_padded():
     module = transformers.M2M100ForConditionalGeneration(config)
     model = replace(model, module=module, anatomy=study(module))
     assert Engine(model).packed is False
+
+
+def test_a_stack_that_breaks_on_what_it_would_be_handed_is_padded(monkeypatch):
+    model = tiny_model("bart", "seq2seq_lm")
+    positions = type(model.module.model.encoder.embed_positions)
+    own = positions.forward
+
+    def forward(self, input_ids, *lengths, position_ids=None):
+        if position_ids is not None and position_ids.shape != input_ids.shape[1:]:
+            raise RuntimeError("the size of tensor a must match the size of tensor b")
+        if position_ids is not None and bool((position_ids.diff() < 0).any()):
+            raise RuntimeError("positions go up")
+        return own(self, input_ids, *lengths, position_ids=position_ids)
+
+    monkeypatch.setattr(positions, "forward", forward)
+    assert Engine(model).packed is False
+
+
+def test_attention_that_caps_its_scores_is_not_packed():
+    reading = packed_pairs._Reading(None, "source", torch.nn.Identity(), ())
+    token = packed_pairs._reading.set(reading)
+    try:
+        with pytest.raises(NotPackableError, match="softcap"):
+            packed_pairs._attend(torch.nn.Identity(), *[torch.zeros(1)] * 3, None, softcap=30.0)
+    finally:
+        packed_pairs._reading.reset(token)
 
 
 def test_dropout_falls_on_packed_pairs_as_often_as_on_padded_ones():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tunesmith.kernels.biased import biased_attention
+from tunesmith.kernels.biased import biased_attention, groups, padded_lengths
 from tunesmith.kernels.spans import document_spans
 
 
@@ -61,3 +61,12 @@ def test_a_window_is_refused() -> None:
     spans = document_spans(boundaries([5]), causal=True, window=2)
     with pytest.raises(ValueError, match="see all of themselves"):
         biased_attention(*parts[:3], spans, parts[3])
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=30))
+def test_a_group_has_every_document_once_and_none_far_from_its_longest(lengths: list[int]) -> None:
+    found = groups(lengths)
+    assert sorted(place for group in found for place in group) == list(range(len(lengths)))
+    for group in found:
+        assert min(lengths[place] for place in group) >= 0.75 * lengths[group[0]]
+    assert sum(padded_lengths(lengths)) <= sum(lengths) / 0.75

@@ -1,5 +1,7 @@
 """What a step is expected to hold, measured on a few tokens, against what it does hold."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tests.engine.test_equality import DECODERS, ENCODERS, engine_for
@@ -12,7 +14,12 @@ from tunesmith.engine.engine import Engine
 from tunesmith.kernels.tensor_memory import bytes_in_use, bytes_touched
 from tunesmith.objectives.token_likelihood import TokenLikelihood
 from tunesmith.registry import TECHNIQUES
-from tunesmith.training.memory import Memory, MicroBatch, resident_bytes
+from tunesmith.training.memory import (
+    Memory,
+    MicroBatch,
+    largest_micro_batch,
+    resident_bytes,
+)
 
 
 def documents(lengths: list[int]) -> list[Encoded]:
@@ -83,3 +90,11 @@ def test_virtual_tokens_are_foretold_with_every_text(family: str, technique: str
         held = engine.held(batch)
         foretold = Memory(engine)._held.at(MicroBatch.of(batch, engine))
         assert sum(foretold.inside) == pytest.approx(sum(held.inside), rel=0.15)
+
+
+def test_a_large_step_far_along_a_plan_is_seen() -> None:
+    """A task that comes in late may bring the longest texts."""
+    engine = engine_for(tiny_model("llama"))
+    short, long = (SimpleNamespace(batches=(collate(documents([n])),)) for n in (8, 80))
+    plan = [short] * 150 + [long] * 50
+    assert largest_micro_batch(plan, engine).tokens == 80

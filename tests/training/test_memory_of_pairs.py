@@ -29,12 +29,29 @@ def test_what_is_held_is_foretold_whichever_side_is_longer(family, source, targe
     engine = engine_for(tiny_model(family, "seq2seq_lm"))
     examples = pairs(source, target)
     plan = Plan(examples, TokenLikelihood().counts, batch_size=3, tokens_per_batch=1000)
-    share = written_share(plan)
+    share = written_share(plan, engine.packed)
     assert share == pytest.approx(target / (source + target))
     batch = collate(examples)
     foretold = Memory(engine, share)._held.at(MicroBatch.of(batch, engine))
     held = engine.held(batch)
     assert sum(foretold.inside) == pytest.approx(sum(held.inside), rel=0.15)
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+def test_one_long_pair_among_short_ones_is_foretold(family):
+    engine = engine_for(tiny_model(family, "seq2seq_lm"))
+    examples = pairs(90, 90, 1) + pairs(10, 10, 15)
+    batch = collate(examples)
+    foretold = Memory(engine, 0.5)._held.at(MicroBatch.of(batch, engine))
+    held = engine.held(batch)
+    assert sum(foretold.inside) == pytest.approx(sum(held.inside), rel=0.2)
+
+
+def test_the_parts_of_packed_pairs_are_counted_without_padding():
+    examples = pairs(20, 80, 1) + pairs(20, 10, 3)
+    plan = Plan(examples, TokenLikelihood().counts, batch_size=4, tokens_per_batch=1000)
+    assert written_share(plan, packed=True) == pytest.approx(110 / 190)
+    assert written_share(plan, packed=False) == pytest.approx(320 / 400)
 
 
 def test_layers_that_are_dropped_at_random_are_counted_all_the_same():

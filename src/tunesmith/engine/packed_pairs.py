@@ -58,11 +58,12 @@ class _Pairs:
 
 @dataclass(frozen=True)
 class _Reading:
-    """One stack's way through a batch."""
+    """One stack's way through a batch; `placed` are its modules that ask for places."""
 
     pairs: _Pairs
     side: Side
     stack: nn.Module
+    placed: tuple[nn.Module, ...]
 
     @property
     def stream(self) -> Stream:
@@ -77,9 +78,9 @@ def run_packed(model: Model, source: Stream, target: Stream) -> Tensor:
     pairs = _Pairs(source, target)
     encoder = model.module.get_submodule(model.anatomy.encoder or "")
     decoder = model.module.get_submodule(model.anatomy.decoder or "")
-    with _within(_Reading(pairs, "source", encoder)):
+    with _within(_Reading(pairs, "source", encoder, _placed(encoder))):
         memory_1SD = encoder(input_ids=source.ids_T[None])[0]
-    with _within(_Reading(pairs, "target", decoder)):
+    with _within(_Reading(pairs, "target", decoder, _placed(decoder))):
         hidden_1TD = decoder(
             input_ids=target.ids_T[None], encoder_hidden_states=memory_1SD, use_cache=False
         )[0]
@@ -97,12 +98,27 @@ def pairs_again() -> Callable[[], AbstractContextManager[None]] | None:
 def _within(reading: _Reading) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(attending_as(reading.stack, PACKED_PAIRS, _reading, reading))
-        for module in reading.stack.modules():
+        for module in reading.placed:
             hook = _hook_for(module, reading.stream)
-            if hook is not None:
-                handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-                stack.callback(handle.remove)
+            handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+            stack.callback(handle.remove)
         yield
+
+
+def has_bias_by_place(module: nn.Module) -> bool:
+    """Whether attention somewhere in it adds a bias of its own by the places of tokens."""
+    return any(getattr(part, _BY_PLACE, False) for part in module.modules())
+
+
+_BY_PLACE = "has_relative_attention_bias"
+
+
+def _placed(stack: nn.Module) -> tuple[nn.Module, ...]:
+    return tuple(part for part in stack.modules() if _counts(part) or hasattr(part, _BY_PLACE))
+
+
+def _counts(module: nn.Module) -> bool:
+    return "PositionalEmbedding" in type(module).__name__
 
 
 Hook = Callable[
@@ -110,12 +126,10 @@ Hook = Callable[
 ]
 
 
-def _hook_for(module: Any, stream: Stream) -> Hook | None:
+def _hook_for(module: Any, stream: Stream) -> Hook:
     """Return what hands a module the places in documents that it would take from columns."""
-    if "PositionalEmbedding" in type(module).__name__:
+    if _counts(module):
         return lambda _, args, kwargs: (args, {**kwargs, "position_ids": stream.positions_T})
-    if not hasattr(module, "has_relative_attention_bias"):
-        return None
 
     def with_bias(
         attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -144,8 +158,9 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention inside each document or, from target to source, inside each pair."""
-    if attention_mask is not None or options.get("sliding_window") is not None:
-        raise NotPackableError("its attention has a mask of its own")
+    unknown = [name for name in _CHANGES_SCORES if options.get(name) is not None]
+    if attention_mask is not None or unknown:
+        raise NotPackableError(f"its attention uses {unknown or ['a mask of its own']}")
     pairs, side = _reading.get().pairs, _reading.get().side
     own = side == "source" or bool(getattr(module, "is_causal", False))
     spans = pairs.within_source if side == "source" else pairs.within_target
@@ -162,4 +177,5 @@ def _attend(
     return out.transpose(1, 2), None
 
 
+_CHANGES_SCORES = ("softcap", "s_aux", "head_mask", "sliding_window")
 AttentionInterface.register(PACKED_PAIRS, _attend)

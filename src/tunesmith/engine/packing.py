@@ -72,12 +72,14 @@ class Layout:
         first_position: the number at which its positions begin (RoBERTa begins after the padding
             index); None where the body takes no positions.
         takes_cache: whether the body takes `use_cache`.
+        pads_scores: packed documents are brought side by side for attention (`kernels/biased.py`).
     """
 
     can_pack: bool
     can_share: bool
     first_position: int | None
     takes_cache: bool
+    pads_scores: bool = False
 
     def arguments(self, positions: Tensor, types: Tensor | None = None) -> dict[str, Any]:
         """Return the keyword arguments of the body for these positions, counted from 0.

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from tunesmith.data.batch import Encoded, EncodedStream, Stream, collate
-from tunesmith.engine.packed_pairs import run_packed
+from tunesmith.engine.packed_pairs import has_bias_by_place, run_packed
 from tunesmith.engine.packing import Layout, NotPackableError, made_up_ids, pad, same_hidden
 from tunesmith.errors import ModelError
 from tunesmith.models.model import Model
 
 Pair = tuple[list[int], list[int]]
+_REFUSALS = (NotPackableError, TypeError, ValueError, AssertionError, IndexError, RuntimeError)
 
 
 def run_pair(model: Model, source: Stream, target: Stream, *, packed: bool) -> Tensor:
@@ -67,26 +68,40 @@ def probe_pairs(model: Model) -> Layout:
     model.module.eval()
     try:
         with torch.no_grad():
-            alone = [_run(model, [pair], packed=False) for pair in pairs]
-            together = _run(model, pairs, packed=False)
+            try:
+                alone = [_run(model, [pair], packed=False) for pair in pairs]
+                together = _run(model, pairs, packed=False)
+            except TypeError as error:
+                raise _other_kind(model, "cannot be called stack by stack") from error
             can_pack = not model.virtual and _packs(model, pairs, alone)
     finally:
         model.module.train(was_training)
     if not same_hidden([together], [torch.cat(alone)]):
-        raise ModelError(
-            f"The architecture {model.anatomy.family!r} gives other hidden states when texts are"
-            " padded than when they stand alone.",
-            where=model.source.name,
-            fix="Choose a model of another family: `tunesmith models list`.",
+        raise _other_kind(
+            model, "gives other hidden states when texts are padded than when they stand alone"
         )
-    return Layout(can_pack=can_pack, can_share=False, first_position=None, takes_cache=True)
+    return Layout(
+        can_pack=can_pack,
+        can_share=False,
+        first_position=None,
+        takes_cache=True,
+        pads_scores=can_pack and has_bias_by_place(model.module),
+    )
+
+
+def _other_kind(model: Model, what: str) -> ModelError:
+    return ModelError(
+        f"The architecture {model.anatomy.family!r} {what}.",
+        where=model.source.name,
+        fix="Choose a model of another family: `tunesmith models list`.",
+    )
 
 
 def _packs(model: Model, pairs: list[Pair], alone: list[Tensor]) -> bool:
     try:
         forwards = _run(model, pairs, packed=True)
         backwards = _run(model, pairs[::-1], packed=True)
-    except (NotPackableError, TypeError):  # stacks that do not take what they would be handed
+    except _REFUSALS:  # stacks that do not take what they would be handed
         return False
     return same_hidden([forwards, backwards], [torch.cat(alone), torch.cat(alone[::-1])])
 

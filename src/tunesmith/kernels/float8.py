@@ -81,6 +81,7 @@ def rounded(numbers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     least, largest = numbers.detach().aminmax()
     peak = torch.maximum(largest.float(), -least.float())
     scale = torch.where(peak > 0, peak / torch.finfo(dtype).max, 1.0)
+    scale = scale.clamp_min(torch.finfo(torch.float32).tiny)  # numbers of which nothing is left
     return (numbers / scale).to(dtype).contiguous(), scale
 
 

@@ -47,7 +47,9 @@ def fit_memory(
     stated = None if training.memory_gb == "auto" else int(training.memory_gb * _GB)
     budget = free_bytes(engine.device) if stated is None else stated
     batch = largest_micro_batch(plan, engine)
-    chosen, estimate = Memory(engine, written_share(plan)).fit(batch, budget - beside)
+    chosen, estimate = Memory(engine, written_share(plan, engine.packed)).fit(
+        batch, budget - beside
+    )
     estimate = replace(estimate, weights=estimate.weights + beside)
     engine.checkpoints.choose(chosen)
     if estimate.total <= budget:

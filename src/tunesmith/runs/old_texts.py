@@ -35,7 +35,7 @@ from tunesmith.runs.roofline import identity
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.language_modeling import LanguageModeling
 
-_FORM = 2
+_FORM = 3
 """Of the files in the cache; another number where they are made in another way."""
 
 _VERSIONS = ("tunesmith", "torch", "transformers")
@@ -123,6 +123,8 @@ def _depends_on(
         "stored": None if stored is None else asdict(stored),
         "dtype": str(engine.dtype).removeprefix("torch."),
         "kernels": dict(engine.kernels),
+        "packed": engine.packed,
+        "generation": engine.generation(),
         "machine": identity(torch.device(engine.device.type)),
         "versions": {name: made_with[name] for name in _VERSIONS},
         "texts": options.written,

@@ -180,7 +180,7 @@ def plan_technique(prepared: Prepared) -> TechniquePlan:
     steps = prepared.plan()
     batch = largest_micro_batch(steps, engine)
     engine.checkpoints.choose(Checkpointed())
-    memory = Memory(engine, written_share(steps))
+    memory = Memory(engine, written_share(steps, engine.packed))
     devices = [_on_device(memory, batch, HERE, free)]
     devices += [
         _on_device(memory, batch, name, int(_USABLE * size)) for name, size in DEVICES.items()

@@ -270,11 +270,13 @@ def _check_whole_steps(prepared: Prepared) -> None:
     Raises:
         RecipeError: a step is larger than a micro-batch may be.
     """
-    plan = prepared.plan()
-    if isinstance(prepared.task, MultiTask) and isinstance(plan, MixedPlan):
+    if isinstance(prepared.task, MultiTask):
+        plan = prepared.plan()
+        assert isinstance(plan, MixedPlan)
         check_whole_steps(prepared.task, plan)
     if not prepared.objective.whole_step:
         return
+    plan = prepared.plan()
     largest = max(plan.tokens_of(step) for step in range(len(plan)))
     if any(plan.passes(step) > 1 for step in range(len(plan))):
         raise RecipeError(

@@ -25,6 +25,7 @@ from tunesmith.data.batch import Batch, Encoded, EncodedStream, collate
 from tunesmith.data.plan import Plan
 from tunesmith.engine.checkpointing import Checkpointed, Held
 from tunesmith.engine.engine import Engine
+from tunesmith.kernels.biased import padded_lengths
 from tunesmith.kernels.tensor_memory import bytes_in_use, bytes_touched
 from tunesmith.kernels.token_loss import CHUNK_BYTES
 from tunesmith.models.quantised import expanded_bytes, packed_bytes, stored_tensors
@@ -93,6 +94,8 @@ class MicroBatch:
         lengths = [length for stream in streams for length in stream.lengths]
         if not engine.packed:
             lengths = [max(s.lengths) for s in streams for _ in s.lengths]
+        elif engine.layout.pads_scores:
+            lengths = [length for s in streams for length in padded_lengths(s.lengths)]
         weights = batch.text.weights_T
         targets = 0 if weights is None else int((weights != 0).sum())
         squares = sum(n * m for n, m in (_asking(length, engine) for length in lengths))
@@ -347,19 +350,22 @@ class _Learnt:
 _STEPS_LOOKED_AT = 64
 
 
-def written_share(plan: Plan) -> float:
+def written_share(plan: Plan, packed: bool) -> float:
     """Return which share of a plan's first step's rows are targets'; a half without sources."""
     rows = {"source": 0, "target": 0}
     for batch in plan[0].batches:
         for name in rows.keys() & batch.streams.keys():
-            rows[name] += len(batch) * max(batch.streams[name].lengths)
+            lengths = batch.streams[name].lengths
+            rows[name] += sum(lengths) if packed else len(batch) * max(lengths)
     return rows["target"] / sum(rows.values()) if rows["source"] else 0.5
 
 
 def largest_micro_batch(plan: Plan, engine: Engine) -> MicroBatch:
-    """Return the largest micro-batch of the first steps of a plan."""
+    """Return the largest micro-batch of the first steps of a plan, and of steps all along it."""
     found: list[MicroBatch] = []
-    for number in range(min(len(plan), _STEPS_LOOKED_AT)):
+    steps, few = len(plan), _STEPS_LOOKED_AT
+    looked_at = {*range(min(steps, few)), *(steps * place // few for place in range(few))}
+    for number in sorted(looked_at):
         batches = plan[number].batches
         alone = len(batches) == 1
         found += [MicroBatch.of(batch, engine, alone) for batch in batches]
