@@ -211,3 +211,10 @@ def test_heads_that_speak_of_tokens_stay_as_they_are(bases, tmp_path):
     (tmp_path / "train.jsonl").write_text(lines([{"text": f"{i} is {i}"} for i in range(20)]))
     with pytest.raises(RecipeError, match="does not speak of whole texts"):
         prepare(parse_recipe({**given, "task": "language_modeling"}), SILENT)
+
+
+def test_a_second_head_on_the_first_is_refused(bases, tmp_path):
+    given = recipe(bases("bert"), tmp_path, width=8)
+    given["surgery"].append({"name": "text_head", "pooling": "max"})
+    with pytest.raises(RecipeError, match="named twice"):
+        prepare(parse_recipe(given), SILENT)

@@ -4,7 +4,8 @@
 
 The families' own heads read one token each, and no class of transformers pools otherwise. So the
 model becomes its body with a head of ours, and the result a folder of sentence-transformers: what
-`SentenceTransformer(folder).encode(texts)` gives are the outputs, one for each class. Of a model
+`SentenceTransformer(folder).encode(texts)` gives are the outputs, one for each class, where texts
+are given as the task writes them: no prompt is stored, nor how two texts are joined. Of a model
 whose vectors are learnt (`embedding`) only the pooling can change.
 """
 
@@ -58,7 +59,8 @@ class TextHead(Operation):
         """A body with a head of ours, where a whole text is spoken of.
 
         Raises:
-            RecipeError: the task needs another head, or vectors themselves.
+            RecipeError: the task needs another head, or vectors themselves, or has a head of ours
+                already.
         """
         given = self.options.model_dump(exclude_defaults=True)
         if needed in _OF_TEXTS:
@@ -70,6 +72,12 @@ class TextHead(Operation):
                 "The task learns the pooled vectors themselves: nothing stands on them.",
                 where=f"surgery.text_head.{next(name for name in given if name != 'pooling')}",
                 fix="Leave it out, and give `pooling` alone.",
+            )
+        if needed == "features":  # made of the task's head by this operation alone
+            raise RecipeError(
+                "It is named twice, and the second head would take the place of the first.",
+                where="surgery.text_head",
+                fix="Name it once, with all of its options.",
             )
         raise RecipeError(
             f"The task needs a head ({needed}) that does not speak of whole texts.",
