@@ -10,7 +10,7 @@ import pytest
 from tests.evidence.test_report import HOSTILE, Page
 
 from tunesmith.errors import RunError
-from tunesmith.evidence.check_page import SHOWN, render_check, write_check_page
+from tunesmith.evidence.check_page import SHOWN, facts, render_check, write_check_page
 
 PART = {"records": 80, "tokens": 900, "trained_tokens": 300, "shortest": 3, "median": 9.0,
         "longest": 30}  # fmt: skip
@@ -106,3 +106,11 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "check.html").mkdir()
     with pytest.raises(RunError, match="could not be written"):
         write_check_page(document(), tmp_path / "check.html", "1")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "topic/macro_f1", "f1[a/b]"])
+def test_a_test_that_can_show_no_difference_that_exists_shows_nothing(metric: str) -> None:
+    found = facts(document(metric=metric, detectable=4.45, assumption="much changes"))
+    assert found["could show"] == "nothing: the test records are too few"
+    found = facts(document(metric=metric, detectable=0.5))
+    assert found["could show"] == "a difference of 0.500 or more"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import pytest
 from tests.evidence.conftest import METRICS
 
 from tunesmith.evidence.files import MetricRow, Metrics
@@ -53,6 +54,22 @@ def test_no_evidence_is_not_sold_as_proof_of_no_change() -> None:
     assert "0.070 would be found four times in five" in text
     assert "no proof that nothing changed" in text
     assert "−0.020 to +0.050" in text
+
+
+@pytest.mark.parametrize("name", ["accuracy", "topic/accuracy", "f1[city]"])
+def test_a_difference_that_cannot_exist_is_not_named(name: str) -> None:
+    content = copy.deepcopy(METRICS)
+    content["metrics"] = {name: {**content["metrics"]["log_likelihood"], "detectable": 2.526}}
+    content |= {"primary": name, "verdict": "no evidence"}
+    text = remark(state(Metrics.model_validate(content)), "What this test could show")
+    assert "2.526" not in text
+    assert "too few to tell" in text
+    assert "no proof that nothing changed" in text
+
+
+def test_what_has_no_bounds_may_differ_by_any_amount() -> None:
+    text = remark(statement(row={"detectable": 2.526}), "What this test could show")
+    assert "2.526 would be found four times in five" in text
 
 
 def test_worse_is_said_plainly() -> None:

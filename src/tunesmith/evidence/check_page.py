@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from tunesmith.errors import InputError, RunError
 from tunesmith.evidence import figures, plots
+from tunesmith.evidence.ranges import exists
 
 SHOWN = 50
 """Findings of a kind that the page shows; the rest are counted."""
@@ -125,6 +126,8 @@ def facts(found: Document) -> dict[str, str]:
 def _could_show(found: Document) -> str:
     if found["detectable"] is None:
         return "unknown"
+    if not exists(found["metric"], found["detectable"]):
+        return "nothing: the test records are too few"
     text = f"a difference of {figures.number(found['detectable'])} or more"
     return f"{text}, if {found['assumption']}" if found["assumption"] else text
 

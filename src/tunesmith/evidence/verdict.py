@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tunesmith.evidence.figures import capital, count, interval, label, number, share
 from tunesmith.evidence.files import MetricRow, Metrics, Noise, Probe
+from tunesmith.evidence.ranges import exists
 
 HEADLINES = {
     "improved": "Improved",
@@ -42,7 +43,7 @@ def state(metrics: Metrics) -> Statement:
     remarks = [
         *([Remark("Each task", _each_task(metrics))] if metrics.members else []),
         Remark("How sure", _how_sure(metrics)),
-        Remark("What this test could show", _detectable(row, metrics.verdict)),
+        Remark("What this test could show", _detectable(metrics)),
     ]
     if metrics.noise is not None and metrics.noise.difference is not None:
         remarks.append(Remark("The instrument itself", _noise(metrics.noise, row)))
@@ -95,14 +96,21 @@ def _how_sure(metrics: Metrics) -> str:
     )
 
 
-def _detectable(row: MetricRow, verdict: str) -> str:
+def _detectable(metrics: Metrics) -> str:
+    row = metrics.deciding
     if row.detectable is None:
         return "The smallest difference that this test could have shown is not known."
-    text = (
-        f"With {count(row.n)} records, a true difference of {number(row.detectable)} would be"
-        " found four times in five; smaller ones are often missed."
-    )
-    if verdict == "no evidence":
+    if exists(metrics.primary, row.detectable):
+        text = (
+            f"With {count(row.n)} records, a true difference of {number(row.detectable)} would be"
+            " found four times in five; smaller ones are often missed."
+        )
+    else:
+        text = (
+            f"With {count(row.n)} records, even the largest difference in {label(metrics.primary)}"
+            " that there can be would not be found four times in five: they are too few to tell."
+        )
+    if metrics.verdict == "no evidence":
         text += (
             " So this is no proof that nothing changed: the figures agree with every difference"
             f" from {interval(row.interval)}. More test records would tell."

@@ -22,6 +22,7 @@ from tunesmith.data.plan import Step
 from tunesmith.errors import RecipeError
 from tunesmith.evaluation.significance import detectable_before
 from tunesmith.evidence.check_page import page_place, write_check_page
+from tunesmith.evidence.ranges import exists
 from tunesmith.quality.balance import class_balance
 from tunesmith.quality.duplicates import Duplicates, find_duplicates
 from tunesmith.quality.leaks import find_leaks
@@ -299,9 +300,9 @@ def _of_members(prepared: Prepared) -> list[str]:
         metric = task.metrics[task.primaries[name]]
         records = min(tested[name], evaluation.generate) if metric.generated else tested[name]
         show = detectable_before(records, metric, confidence=evaluation.confidence)
-        could = (
-            f" could show a difference of {show.difference:.2g}" if show else " could show little"
-        )
+        could = " could show little"
+        if show and exists(metric.name, show.difference):
+            could = f" could show a difference of {show.difference:.2g}"
         said.append(f"{name}: {mixed}; {records} test records{could} in {metric.name}.")
     return said
 
