@@ -23,7 +23,7 @@ def options() -> set[str]:
         found |= {f"{section}.{name}" for name in model.model_fields}
     for kind, registry in KINDS.items():
         for member in registry:
-            found |= {f"{kind}.{name}" for name in member.Options.model_fields}
+            found |= {f"{kind}.{name}" for name in ("name", *member.Options.model_fields)}
     return found
 
 
@@ -35,12 +35,16 @@ def said(*overrides: str, **sections: Any) -> str:
 
 def test_every_answer_is_an_option() -> None:
     assert set(other_words._OPTION.values()) <= options()
+    for homes in other_words._IN_SECTION.values():
+        assert set(homes.values()) <= options()
     assert set(other_words._REMARKS) <= set(other_words._OPTION.values())
 
 
 def test_no_word_of_a_recipes_own_is_taken_for_anothers() -> None:
     own = {name.rpartition(".")[2] for name in options()}
-    assert not own & {*other_words._OPTION, *other_words._PLACE}
+    shared = {word for words in other_words._IN_SECTION.values() for word in words}
+    assert not own & {*other_words._OPTION, *other_words._PLACE, *shared}
+    assert not shared & set(other_words._OPTION)
 
 
 def test_every_member_named_is_there_and_none_is_taken_for_another() -> None:
@@ -87,6 +91,65 @@ def test_an_option_of_another_program_is_told_its_home_here(override: str, home:
 )
 def test_what_is_meant_is_understood(override: str, answer: str) -> None:
     assert answer in said(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        ("training.checkpoint=100", "Here that is training.checkpoint_every"),
+        ("training.eval=5", "Here that is training.validate_every"),
+        ("data.eval=e.jsonl", "Here that is data.validation."),
+        ("data.path=x.jsonl", "Here that is data.train"),
+        ("task.type=sft", "Here that is task.name."),
+        ("technique.type=lora", "Here that is technique.name."),
+        ("checkpoint=m", "Here that is model."),
+        ("path=x.jsonl", "Here that is data.train"),
+        ("training.path=x", "Known: "),
+    ],
+)
+def test_a_word_of_several_meanings_is_taken_by_its_section(override: str, answer: str) -> None:
+    assert answer in said(override)
+
+
+@pytest.mark.parametrize(
+    ("technique", "overrides", "name"),
+    [
+        ({"name": "ia3", "lora_r": 8}, (), "rank"),
+        ({"name": "full", "use_dora": True}, (), "dora"),
+        ("full", ("technique.r=8",), "rank"),
+        ("full", ("r=8",), "rank"),
+    ],
+)
+def test_an_option_that_this_technique_lacks_is_said_to_be_of_lora(
+    technique: Any, overrides: tuple[str, ...], name: str
+) -> None:
+    message = said(*overrides, technique=technique)
+    assert f"{name} of the technique lora, which is not the one chosen" in message
+    assert "technique.rank" not in message
+    assert "technique.dora" not in message
+
+
+def test_every_answer_about_techniques_is_an_option_of_lora() -> None:
+    named = {ours for ours in other_words._OPTION.values() if ours.startswith("technique.")}
+    lora = TECHNIQUES.get("lora").Options.model_fields
+    assert {ours.removeprefix("technique.") for ours in named} <= set(lora)
+
+
+@pytest.mark.parametrize(
+    ("section", "given", "fix"),
+    [
+        ("technique", {"type": "lora", "r": 8}, "Write name: lora in place of type: lora."),
+        ("technique", {"peft_type": "LORA"}, "Write name: lora in place of peft_type: LORA."),
+        ("task", {"type": "ner"}, "Write name in place of type. Here that is tagging."),
+        ("technique", {"method": "lroa"}, "Write name in place of method. Did you mean 'lora'?"),
+    ],
+)
+def test_a_name_under_a_word_of_other_programs_is_understood(
+    section: str, given: dict[str, Any], fix: str
+) -> None:
+    message = said(**{section: given})
+    assert "'name' is missing" in message
+    assert fix in message
 
 
 def test_an_option_that_this_task_lacks_is_not_advised() -> None:

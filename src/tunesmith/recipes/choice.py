@@ -20,6 +20,7 @@ from tunesmith.recipes.section import STRICT
 from tunesmith.registry import OBJECTIVES, OPERATIONS, RETAINERS, TASKS, TECHNIQUES, Registry
 
 DEFAULT_TECHNIQUE = "lora"
+_ALSO_NAME = ("type", "method", "peft_type")  # what other programs call `name`
 
 
 class Choice(BaseModel):
@@ -44,13 +45,14 @@ class Choice(BaseModel):
         if not isinstance(given, Mapping):
             raise PydanticCustomError(
                 "choice_type",
-                "must be the name of a {kind}, or its name and options",
-                {"kind": kind},
+                "Must be the name of {kind}, or its name and options",
+                {"kind": f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"},
             )
         if isinstance(given.get("options"), BaseModel):
             return dict(given)
         if "name" not in given:
-            raise PydanticCustomError("missing", "Field required", {"key": "name"})
+            told = {"key": "name", "fix": cls._meant(given)}
+            raise PydanticCustomError("missing", "Field required", told)
         name = given["name"]
         if name not in cls.registry.names():
             raise PydanticCustomError(
@@ -68,6 +70,18 @@ class Choice(BaseModel):
         # Through JSON, so that a YAML list may fill a tuple while `"3"` still fills no integer.
         model: type[BaseModel] = cls.registry.get(name).Options
         return {"name": name, "options": model.model_validate_json(_as_json(options), strict=True)}
+
+    @classmethod
+    def _meant(cls, given: Mapping[str, Any]) -> str:
+        """Say how to write the member that stands under a word of other programs."""
+        word = next((word for word in _ALSO_NAME if isinstance(given.get(word), str)), None)
+        if word is None:
+            return ""
+        kind, names, name = cls.registry.kind, cls.registry.names(), given[word].lower()
+        if name in names:
+            return f"Write name: {name} in place of {word}: {given[word]}."
+        known = other_words.member(kind, name) or suggest(name, names)
+        return f"Write name in place of {word}. {known}"
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def _problem(details: ErrorDetails, document: Document) -> _Problem:
     if kind == "missing":
         key = context.get("key") or details["loc"][-1]
         path = (*path, key)
-        return _Problem(path, f"{key!r} is missing.", _what_it_is(path, document))
+        what = f"{key!r} is missing."
+        return _Problem(path, what, context.get("fix") or _what_it_is(path, document))
     if kind == "extra_forbidden":
         return _Problem(path, f"There is no option {path[-1]!r} here.", _right_key(path, document))
     if context.get("key"):
@@ -105,6 +106,8 @@ def _sentence(kind: str, context: Mapping[str, Any], details: ErrorDetails) -> s
     given = _shown(details["input"])
     if kind in ("unknown_member", "conflict"):
         return _end(details["msg"])
+    if kind == "choice_type":
+        return f"{details['msg']}, not {given}."
     if kind == "literal_error":
         return f"Must be {context['expected']}, not {given}."
     if kind == "finite_number":
@@ -142,11 +145,15 @@ def _right_key(path: Path, document: Document) -> str:
         if section != path[:-1] and key in options_at(section, document):
             home = ".".join(map(str, (*section, key)))
             return f"It belongs elsewhere: {home}."
-    task, _, name = (other_words.home(key) or "").partition(".")
-    if task != "task" or name in options_at(("task",), document):
-        known = other_words.option(key)
+    written_in = ".".join(map(str, path[:-1]))
+    part, _, name = (other_words.home(key, written_in) or "").partition(".")
+    if part not in ("task", "technique") or not name or name in options_at((part,), document):
+        known = other_words.option(key, written_in)
         if known:
             return known
+    elif part == "technique":
+        lora = DEFAULT_TECHNIQUE
+        return f"Here that is {name} of the technique {lora}, which is not the one chosen."
     return suggest(key, here) if here else "Remove it: nothing can be set here."
 
 

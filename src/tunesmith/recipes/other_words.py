@@ -4,20 +4,21 @@
 
 In: a word of which a recipe knows nothing. Out: where to write it here, or None. Only words of
 which the nearest spelling would be the wrong one, or none, need to stand here: those of
-transformers, TRL, PEFT, Axolotl and LLaMA-Factory, and what beginners write. It knows no schema;
-a test holds every answer against it.
+transformers, TRL, PEFT, Axolotl and LLaMA-Factory, and what beginners write. Words that mean
+another thing in each section stand here once for each. It knows no schema; a test holds every
+answer against it.
 """
 
 from __future__ import annotations
 
 _OPTIONS = {
-    "model": "base_model model_name model_name_or_path pretrained_model_name_or_path checkpoint",
+    "model": "base_model model_name model_name_or_path pretrained_model_name_or_path",
     "data.train": "dataset datasets dataset_name dataset_path train_file train_data train_dataset"
-    " data_path data_files path",
+    " data_path data_files",
     "data.validation": "val val_set_size val_size val_file eval_file eval_dataset dev"
     " validation_split",
     "data.test": "test_file test_split test_size test_dataset",
-    "data.format": "dataset_format dataset_type data_format type",
+    "data.format": "dataset_format dataset_type data_format",
     "data.streaming": "stream_dataset",
     "technique": "adapter peft peft_config peft_type finetuning_type method use_peft lora"
     " lora_config use_lora lora_enable",
@@ -51,7 +52,6 @@ _OPTIONS = {
     "training.checkpoint_every": "save_steps save_strategy saves_per_epoch save_every",
     "training.keep_checkpoints": "save_total_limit",
     "training": "trainer train_args training_args training_arguments hyperparameters",
-    "evaluation": "eval",
     "evaluation.metric": "metric_for_best_model metrics",
     "task.max_length": "max_seq_length max_seq_len sequence_len seq_length cutoff_len"
     " model_max_length context_length",
@@ -60,6 +60,15 @@ _OPTIONS = {
     "task.train_on": "train_on_inputs assistant_only_loss completion_only_loss train_on_prompt",
     "task.labels": "num_labels num_classes classes id2label label_names",
 }
+_IN_SECTION = {  # by the section in which it was written; "": none
+    "": {
+        "checkpoint": "model", "eval": "evaluation", "path": "data.train", "type": "data.format",
+    },
+    "data": {"path": "data.train", "type": "data.format", "eval": "data.validation"},
+    "task": {"type": "task.name"},
+    "technique": {"type": "technique.name"},
+    "training": {"checkpoint": "training.checkpoint_every", "eval": "training.validate_every"},
+}  # fmt: skip
 _REMARKS = {
     "training.warmup": "a share of the steps",
     "training.tokens_per_batch": "what is computed at once; batch_size is what makes a step, and"
@@ -130,19 +139,24 @@ _OPTION, _PLACE, _VALUE = _turned(_OPTIONS), _turned(_ELSEWHERE), _turned(_VALUE
 _MEMBER = {kind: _turned(names) for kind, names in _MEMBERS.items()}
 
 
-def option(word: str) -> str | None:
-    """Say in a sentence where a recipe has what other programs call `word`."""
+def option(word: str, section: str = "") -> str | None:
+    """Say in a sentence where a recipe has what other programs call `word`.
+
+    Args:
+        section: where it was written, such as `training`.
+    """
     plain = _plain(word)
     if plain in _PLACE:
         return _PLACE[plain]
-    ours = home(word)
+    ours = home(word, section)
     remark = _REMARKS.get(ours or "")
     return f"Here that is {ours}{f' ({remark})' if remark else ''}." if ours else None
 
 
-def home(word: str) -> str | None:
-    """Return the option, as `section.name`, that other programs call `word`."""
-    return _OPTION.get(_plain(word))
+def home(word: str, section: str = "") -> str | None:
+    """Return the option, as `section.name`, that is meant by `word` where it was written."""
+    plain = _plain(word)
+    return _OPTION.get(plain) or _IN_SECTION.get(section, {}).get(plain)
 
 
 def member(kind: str, word: str) -> str | None:
