@@ -159,6 +159,8 @@ PLANNED = SimpleNamespace(
     chosen="lora",
     tokens=9000,
     micro_batch=2000,
+    weights=False,
+    tokenizer=False,
     techniques=[
         SimpleNamespace(
             technique="lora",

@@ -211,6 +211,8 @@ def test_plan_puts_techniques_side_by_side_and_says_which_cannot(api, command) -
     options = {"overrides": ["a=1"], "techniques": ["repurpose"]}
     assert api.calls == [("plan_training", "r.yaml", options)]
     assert "9,000 tokens to learn from, in micro-batches of at most 2,000." in said.out
+    assert "its shape was planned" in said.out
+    assert "a token is taken to be four characters long" in said.out
     assert "4,000 (9,000)" in said.out
     assert "– (700)" in said.out
     assert "repurpose: It needs a task with classes." in said.out

@@ -31,7 +31,8 @@ def plan(
     What learns, the memory of a step by what it is for, time and tokens/s from two first steps on
     this machine, and the largest micro-batch that fits here and on devices of 24, 80 and 141 GB.
     The recipe's own technique has the recipe's options, the others their defaults. Each is prepared
-    in a process of its own, which takes some seconds.
+    in a process of its own, which takes some seconds. Of a model whose weights are not here, its
+    configuration is enough: nothing large is fetched or made.
 
     \b
     Examples:
@@ -59,6 +60,13 @@ def _describe(found: PlanDocument, out: Output) -> None:
         f"{found.model}, {found.task}: {count(found.tokens)} tokens to learn from, in micro-batches"
         f" of at most {count(found.micro_batch)}."
     )
+    if not found.weights:
+        say.note(
+            "Its weights are not on this machine and are not needed: its shape was planned. Times"
+            " are the least, by the rate that `tunesmith bench hardware` measured."
+        )
+    if not found.tokenizer:
+        say.note("It has no tokenizer: a token is taken to be four characters long.")
     possible = [row for row in found.techniques if row.refused is None]
     say.table(
         "On this machine",

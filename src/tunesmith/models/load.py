@@ -45,6 +45,7 @@ from tunesmith.models.quantised import Quantised
 from tunesmith.models.quiet import quiet
 from tunesmith.models.resolve import Resolved, of_folder, resolve
 from tunesmith.models.seeded import seeded
+from tunesmith.models.shape import shaped, stand_in_tokenizer
 from tunesmith.models.streamed import Streamed
 from tunesmith.models.virtual_tokens import read_virtual_tokens
 
@@ -60,6 +61,8 @@ _CLASSES: dict[str, Any] = {
     "embedding": AutoModel,
     "features": AutoModel,
 }
+
+_REPORTED = ("missing_keys", "mismatched_keys", "unexpected_keys")
 
 
 def load_model(
@@ -193,12 +196,20 @@ def read_config(source: Resolved) -> dict[str, Any]:
 
 
 def load_tokenizer(source: Resolved) -> Any:
-    """Return the model's tokenizer.
+    """Return the model's tokenizer; of a shape that has none, one that stands in for it.
 
     Raises:
         ModelError: there is none, or it cannot be read.
     """
+    if source.origin == "shape" and not has_tokenizer(source.path):
+        return stand_in_tokenizer(read_config(source))
     return _tokenizer_at(source.path, source.name)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether files of a tokenizer are in a folder."""
+    patterns = ("tokenizer*", "vocab.*", "spiece.model", "sentencepiece*")
+    return any(True for pattern in patterns for _ in folder.glob(pattern))
 
 
 def _tokenizer_at(folder: Path, name: str) -> Any:
@@ -223,6 +234,10 @@ def _load_module(
     quantised: Quantised | None,
 ) -> tuple[Any, dict[str, Any]]:
     """Return the module, and transformers' report of which keys it missed."""
+    if source.origin == "shape":
+        bare = _skeleton(source, head, labels)
+        format = dtype if isinstance(dtype, torch.dtype) else torch.float32
+        return shaped(bare, study(bare), format, quantised), dict.fromkeys(_REPORTED, ())
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
     problem = _known(head).problem
     if problem or head == "tagging":
@@ -236,7 +251,7 @@ def _load_module(
     if problem:
         options["problem_type"] = problem
     if quantised is not None and isinstance(dtype, torch.dtype):
-        skeleton = _skeleton(source, head)
+        skeleton = _skeleton(source, head, labels)
         options["quantization_config"] = quantised.load_options(skeleton, study(skeleton), dtype)
     try:
         with quiet(), seeded(seed):
@@ -252,11 +267,13 @@ def _load_module(
     return module, report
 
 
-def _skeleton(source: Resolved, head: str) -> Any:
+def _skeleton(source: Resolved, head: str, labels: Sequence[str]) -> Any:
     """The model with its head, without data."""
     try:
         with quiet(), torch.device("meta"):
             config = AutoConfig.from_pretrained(source.path, local_files_only=True)
+            if labels:
+                config.id2label, config.label2id = _label_maps(labels)
             return _CLASSES[head].from_config(config)
     except Exception as error:  # readers of damaged files raise whatever they like
         raise ModelError(

@@ -45,11 +45,15 @@ def give_back(model: Model) -> None:
     Raises:
         ModelError: the base's files cannot be read.
     """
+    adapters: dict[str, Any] = {
+        name: part
+        for name, part in model.module.named_modules()
+        if ADAPTER in getattr(part, "lora_A", ()) and is_quantised(part)
+    }
+    if not adapters:  # a shape, whose weights are not here
+        return
     whole = as_in_files(model)
-    for name, part in model.module.named_modules():
-        if ADAPTER not in getattr(part, "lora_A", ()) or not is_quantised(part):
-            continue
-        adapted: Any = part
+    for name, adapted in adapters.items():
         scale = adapted.scaling[ADAPTER]
         stored_OI = stored_weight(adapted.base_layer)
         lost_OI = _published(whole.get_submodule(name)).to(stored_OI) - stored_OI

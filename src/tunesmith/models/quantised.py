@@ -66,6 +66,14 @@ class Quantised:
         }
         return {"Base": f"linear maps of the layers stored {kinds[self.kind]}, frozen"}
 
+    def bytes_of(self, numbers: int, rows: int) -> int:
+        """Return the bytes of a map of so many weights, in so many rows, as it is stored."""
+        if self.kind == "int8":
+            return numbers + 4 * rows
+        scales = numbers // 64
+        # In 8 bits, and for each 256 of them one in float32; or all in float32.
+        return numbers // 2 + (scales + 4 * scales // 256 if self.double else 4 * scales)
+
     def load_options(self, skeleton: nn.Module, anatomy: Anatomy, dtype: torch.dtype) -> Any:
         """Return transformers' settings that quantise the linear maps of the layers, and no others.
 
@@ -195,10 +203,10 @@ def base_bytes(module: nn.Module, anatomy: Anatomy) -> dict[str, int]:
     sizes = [map_sizes(part) for part in maps]
     numbers = sum(taken * given for taken, given in sizes)
     wide = 4 * (sum(parameter.numel() for parameter in module.parameters()) - numbers)
+    kinds: tuple[Kind, ...] = ("int8", "nf4")
     return {
-        "int8": wide + numbers + 4 * sum(given for _, given in sizes),
-        # A scale for each 64 in a byte, and for each 256 of these one in float32.
-        "nf4": wide + numbers // 2 + numbers // 64 + 4 * numbers // (64 * 256),
+        kind: wide + sum(Quantised(kind).bytes_of(taken * given, given) for taken, given in sizes)
+        for kind in kinds
     }
 
 

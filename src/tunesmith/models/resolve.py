@@ -19,7 +19,8 @@ from tunesmith.errors import ModelError
 from tunesmith.models import catalogue, fetch
 from tunesmith.models.fingerprint import fingerprint, weight_files
 
-Origin = Literal["folder", "gguf", "hub-cache", "pulled", "hub", "altered"]
+Origin = Literal["folder", "gguf", "hub-cache", "pulled", "hub", "altered", "shape"]
+"""Where a model's files were found; `shape`: its configuration alone, for planning."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -135,6 +136,18 @@ def description_files(name: str, console: Console) -> tuple[Path, Resolved | Non
         return found.path, found
     hub_id = entry.hub if entry and entry.hub else name
     return fetch.from_hub(hub_id, console, _nearest(name), weights=False), None
+
+
+def shape_of(name: str, console: Console) -> Resolved | None:
+    """Return the configuration of `name` where its weights are not here; None where they are.
+
+    Weights are not fetched, but those that come in a package.
+
+    Raises:
+        ModelError: there is no such model, or its configuration cannot be fetched.
+    """
+    folder, found = description_files(name, console)
+    return None if found is not None else Resolved(name, folder, "shape", "")
 
 
 def list_models() -> list[Listed]:

@@ -42,19 +42,24 @@ def build_engine(
     technique: Technique,
     console: Console,
     examples: Callable[[int], Sequence[Encoded]] = lambda count: (),
+    shape: Resolved | None = None,
 ) -> Engine:
     """Load the model, put the task's head on it, and mark what learns.
 
     Args:
         examples: gives up to so many training examples, where a technique looks at some; it is
             called when the task has been bound.
+        shape: the model's configuration, where its weights are not to be read.
 
     Raises:
         RecipeError, ModelError: the model, the task and the technique do not go together.
     """
     training = recipe.training
     dtype = choose_dtype(training.precision, _device())
-    source = altered(resolve(recipe.model, console=console), make_operations(recipe), console)
+    operations = make_operations(recipe)
+    if shape is not None:
+        check_plannable(recipe, technique, operations, shape)
+    source = shape or altered(resolve(recipe.model, console=console), operations, console)
     if isinstance(task, MultiTask) and isinstance(technique, Together):
         model = _members(recipe, task, technique, source, examples)
     else:
@@ -169,6 +174,31 @@ def _updates(training: TrainingOptions) -> AdamWOptions:
         stochastic_rounding=training.stochastic_rounding,
         seed=training.seed,
     )
+
+
+def check_plannable(
+    recipe: Recipe, technique: Technique, operations: Sequence[Operation], shape: Resolved
+) -> None:
+    """Refuse what looks at weights, where only their shapes are known.
+
+    Raises:
+        RecipeError: names the option.
+    """
+    looks = {
+        "task": recipe.task.name == "multitask",
+        "surgery": any(operation.works_on == "files" for operation in operations),
+        "retain": bool(recipe.retain),
+        "base.stream": recipe.base.stream,
+        "technique": bool(technique.records_to_study),
+        "model": stored_as(read_config(shape)) is not None,
+    }
+    where = next((name for name, does in looks.items() if does), None)
+    if where is not None:
+        raise RecipeError(
+            f"The weights of {shape.name} are not here, and this needs more than their shapes.",
+            where=where,
+            fix="Leave it out of the plan, or fetch the weights: `tunesmith models pull`.",
+        )
 
 
 def choose_head(

@@ -20,7 +20,7 @@ from tunesmith.errors import InputError, ModelError
 from tunesmith.models.anatomy.blueprint import blueprint
 from tunesmith.models.anatomy.description import Description, describe
 from tunesmith.models.kinds import kind_of
-from tunesmith.models.load import load_tokenizer, read_config
+from tunesmith.models.load import has_tokenizer, load_tokenizer, read_config
 from tunesmith.models.resolve import Resolved, description_files
 from tunesmith.models.tokens import Hazard, TokenizerFacts, hazards, tokenizer_facts
 from tunesmith.runs.fit import Candidate, Fit, judge
@@ -110,7 +110,4 @@ def _module(folder: Path, name: str, *, needed: bool) -> nn.Module | None:
 
 def _tokenizer(source: Resolved) -> Any:
     """Return the tokenizer; None where the folder has no such files at all."""
-    patterns = ("tokenizer*", "vocab.*", "spiece.model", "sentencepiece*")
-    if not any(True for pattern in patterns for _ in source.path.glob(pattern)):
-        return None
-    return load_tokenizer(source)
+    return load_tokenizer(source) if has_tokenizer(source.path) else None

@@ -15,13 +15,8 @@ from tunesmith.engine.checkpointing import Checkpointed
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import RecipeError
 from tunesmith.recipes.training import TrainingOptions
-from tunesmith.training.memory import (
-    Memory,
-    MemoryEstimate,
-    free_bytes,
-    largest_micro_batch,
-    written_share,
-)
+from tunesmith.runs.shape import memory_of
+from tunesmith.training.memory import MemoryEstimate, free_bytes, largest_micro_batch
 
 _GB = 10**9
 
@@ -47,9 +42,7 @@ def fit_memory(
     stated = None if training.memory_gb == "auto" else int(training.memory_gb * _GB)
     budget = free_bytes(engine.device) if stated is None else stated
     batch = largest_micro_batch(plan, engine)
-    chosen, estimate = Memory(engine, written_share(plan, engine.packed)).fit(
-        batch, budget - beside
-    )
+    chosen, estimate = memory_of(engine, plan).fit(batch, budget - beside)
     estimate = replace(estimate, weights=estimate.weights + beside)
     engine.checkpoints.choose(chosen)
     if estimate.total <= budget:

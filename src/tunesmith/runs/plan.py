@@ -5,7 +5,8 @@
 Each technique is prepared in a process of its own, since memory that one has used would be counted
 to the next. Here, memory and time are those of this machine and its number format. For another
 device the same parts are counted in bfloat16, what learns and its moments in float32, without what
-the process holds besides; nothing was run there.
+the process holds besides; nothing was run there. Of a model whose weights are not on this machine
+the configuration is enough: weights are counted, and none is made.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from typing import Any
 from tunesmith.console import Console
 from tunesmith.engine.checkpointing import Checkpointed
 from tunesmith.errors import InputError
+from tunesmith.models.load import has_tokenizer
+from tunesmith.models.resolve import shape_of
 from tunesmith.recipes.load import load_recipe
 from tunesmith.registry import TECHNIQUES
 from tunesmith.runs.check import estimated_seconds
 from tunesmith.runs.prepare import Prepared, prepare
+from tunesmith.runs.roofline import meter_of
+from tunesmith.runs.shape import memory_of
 from tunesmith.training.memory import (
     Memory,
     MemoryEstimate,
     MicroBatch,
     free_bytes,
     largest_micro_batch,
-    written_share,
 )
 
 HERE = "here"
@@ -42,6 +46,12 @@ _USABLE = 0.95
 """Share of a device that is left beside its driver's own and what lies between blocks."""
 
 _MOST_TOKENS = 2**24
+
+_STEPS_COUNTED = 64
+
+_OF_SHAPES = ("full", "layers", "lora", "repurpose")
+"""Techniques that are planned of a shape unless others are named: some others make whole weights
+when they are prepared."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,8 @@ class TechniquePlan:
         trainable: parameters that learn.
         memory: bytes at the peak of a step on this machine, by what they are for.
         seconds: of training, from a first step taken twice; None where nothing is learnt by steps,
-            or the step would not fit here.
+            or the step would not fit here. Of a shape the least that it could take, by the rate
+            of products that `tunesmith bench hardware` measured; None where it did not.
         tokens_per_second: the same as a rate.
     """
 
@@ -99,6 +110,8 @@ class TrainingPlan:
         chosen: the recipe's own technique, which stands first.
         tokens: that the whole training reads.
         micro_batch: tokens of the largest micro-batch.
+        weights: whether the model's weights are here; else its shape was planned.
+        tokenizer: whether its tokenizer is; else tokens are taken to be four characters long.
     """
 
     model: str
@@ -106,6 +119,8 @@ class TrainingPlan:
     chosen: str
     tokens: int
     micro_batch: int
+    weights: bool
+    tokenizer: bool
     techniques: list[TechniquePlan]
 
 
@@ -119,18 +134,21 @@ def plan_training(
     """Find out what training would take with each technique. Trains nothing, writes nothing.
 
     Args:
-        techniques: names, with their default options; default: all there are. The recipe's own,
-            with the options that it states, is always among them.
+        techniques: names, with their default options; default: all there are, of a shape the
+            most usual. The recipe's own, with the options that it states, is always among them.
 
     Raises:
         InputError: the recipe, its data or its model is wrong: the same that `train` would raise;
             or there is no technique of such a name.
     """
     console = console or Console()
-    own = load_recipe(recipe, overrides).technique.name
+    asked = load_recipe(recipe, overrides)
+    own = asked.technique.name
     for name in techniques:
         TECHNIQUES.get(name)
-    others = [name for name in techniques or TECHNIQUES.names() if name != own]
+    shape = shape_of(asked.model, Console(quiet=True))
+    usual = TECHNIQUES.names() if shape is None else _OF_SHAPES
+    others = [name for name in techniques or usual if name != own]
     context = get_context("spawn")
     with (
         ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool,
@@ -149,7 +167,8 @@ def plan_training(
 def _plan_own(
     recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[TrainingPlan, TechniquePlan]:
-    prepared = prepare(load_recipe(recipe, overrides), Console(quiet=True))
+    prepared = _prepared(recipe, overrides)
+    source = prepared.model.source
     steps, own = prepared.plan(), prepared.technique.name
     about = TrainingPlan(
         model=prepared.model.source.name,
@@ -157,9 +176,16 @@ def _plan_own(
         chosen=own,
         tokens=steps.tokens,
         micro_batch=largest_micro_batch(steps, prepared.engine).tokens,
+        weights=source.origin != "shape",
+        tokenizer=has_tokenizer(source.path),
         techniques=[],
     )
     return about, plan_technique(prepared)
+
+
+def _prepared(recipe: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> Prepared:
+    asked, console = load_recipe(recipe, overrides), Console(quiet=True)
+    return prepare(asked, console, shape=shape_of(asked.model, console))
 
 
 def _plan_other(
@@ -167,7 +193,7 @@ def _plan_other(
 ) -> TechniquePlan:
     """Plan a technique that the recipe does not name; that it does not go together is a finding."""
     try:
-        return plan_technique(prepare(load_recipe(recipe, overrides), Console(quiet=True)))
+        return plan_technique(_prepared(recipe, overrides))
     except InputError as error:
         return TechniquePlan(name, refused=error.what)
 
@@ -180,13 +206,14 @@ def plan_technique(prepared: Prepared) -> TechniquePlan:
     steps = prepared.plan()
     batch = largest_micro_batch(steps, engine)
     engine.checkpoints.choose(Checkpointed())
-    memory = Memory(engine, written_share(steps, engine.packed))
+    memory = memory_of(engine, steps)
     devices = [_on_device(memory, batch, HERE, free)]
     devices += [
         _on_device(memory, batch, name, int(_USABLE * size)) for name, size in DEVICES.items()
     ]
     engine.checkpoints.choose(chosen)
-    seconds = estimated_seconds(prepared) if prepared.memory.total <= free else None
+    fits = prepared.memory.total <= free
+    seconds = _seconds(prepared) if fits else None
     if prepared.technique.solver:  # it reads the records once, in evaluation
         devices = [replace(found, largest=None, largest_twice=None) for found in devices]
     return TechniquePlan(
@@ -197,6 +224,19 @@ def plan_technique(prepared: Prepared) -> TechniquePlan:
         tokens_per_second=steps.tokens / seconds if seconds else None,
         devices=devices,
     )
+
+
+def _seconds(prepared: Prepared) -> float | None:
+    """Time a step; of a shape, count what its products would take at this machine's rate."""
+    if prepared.model.source.origin != "shape":
+        return estimated_seconds(prepared)
+    meter = None if prepared.technique.solver else meter_of(prepared.engine, {})
+    if meter is None or meter.roof.source != "kept":
+        return None
+    plan = prepared.plan()
+    looked = min(len(plan), _STEPS_COUNTED)
+    counted = sum(meter.flops(plan[number]) for number in range(looked))
+    return counted * len(plan) / looked / meter.roof.flops_per_second
 
 
 def _on_device(memory: Memory, batch: MicroBatch, device: str, capacity: int) -> DevicePlan:

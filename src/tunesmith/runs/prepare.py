@@ -29,6 +29,7 @@ from tunesmith.engine.engine import Engine
 from tunesmith.errors import RecipeError
 from tunesmith.models.altered import surgery_of
 from tunesmith.models.model import Model
+from tunesmith.models.resolve import Resolved
 from tunesmith.objectives.base import Objective
 from tunesmith.quality.targets import cut_sentence, find_targets
 from tunesmith.recipes.schema import Recipe
@@ -135,6 +136,7 @@ def prepare(
     state: Mapping[str, Any] | None = None,
     chosen: Mapping[str, Any] | None = None,
     written: Path | None = None,
+    shape: Resolved | None = None,
 ) -> Prepared:
     """Load and check everything that `recipe` asks for.
 
@@ -142,6 +144,7 @@ def prepare(
         state: what the task noted when the run began, where it is gone on with.
         chosen: likewise of the technique.
         written: the folder of the old texts that the model wrote then.
+        shape: the model's configuration, to plan with where its weights are not here.
 
     Raises:
         RecipeError, DataError, ModelError: what is wrong, before anything was trained.
@@ -158,7 +161,8 @@ def prepare(
     check_decides(recipe, task, len(splits.test))
     held = [splits.test, *([splits.validation] if splits.validation else [])]
     streamed = stream_of(recipe, task, technique, held)
-    engine = build_engine(recipe, task, technique, console, _drawn(recipe, task, splits.train))
+    drawn = _drawn(recipe, task, splits.train)
+    engine = build_engine(recipe, task, technique, console, drawn, shape)
     train, test, validation = _encoded(recipe, task, splits, engine, console, streamed is not None)
     check_decides(recipe, task, len(test.data))
     task.check_held_out("test", test.data.records)

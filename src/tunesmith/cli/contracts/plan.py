@@ -45,4 +45,10 @@ class PlanDocument(Document):
     chosen: str = Field(description="the recipe's own technique, which stands first")
     tokens: int = Field(description="tokens that the whole training reads")
     micro_batch: int = Field(description="tokens of the largest micro-batch")
+    weights: bool = Field(
+        description="whether the model's weights are on this machine; else its shape was planned"
+    )
+    tokenizer: bool = Field(
+        description="whether its tokenizer is; else tokens are taken to be four characters long"
+    )
     techniques: list[TechniquePlanDetails] = Field(description="each technique")
