@@ -10,7 +10,9 @@ import pytest
 from safetensors.torch import load_file
 from tests.acceptance.jobs import ANSWERS, CLASSES, NUMBERS, RELATED, TAGGED, lines
 
+import tunesmith
 from tunesmith.cli.contracts import CheckDocument, EvaluateDocument, TrainDocument
+from tunesmith.errors import RecipeError
 from tunesmith.training.loop import Loop
 
 RECIPE = """model: {model}
@@ -137,6 +139,12 @@ def test_a_run_of_several_tasks_is_asked_as_one_of_them(here, command, write) ->
     assert command("predict", "r", "hello", "--as", "mood").code == 0
     alone = command("predict", "r", "hello", "--as", "chat")
     assert alone.code == 0
+    run = tunesmith.open_run("r")
+    with pytest.raises(RecipeError, match=r"run\.of\('chat'\) from Python"):
+        run.predict(["hello"])
+    with pytest.raises(RecipeError, match="several tasks at once: chat, mood"):
+        next(run.stream(["hello"]))
+    assert run.of("chat").predict(["hello"])
 
 
 def test_check_says_what_is_learnt_of_each_and_finds_repeats_within_each(
@@ -149,6 +157,71 @@ def test_check_says_what_is_learnt_of_each_and_finds_repeats_within_each(
     assert any("from step 5" in said for said in found.remarks)
     assert len(found.exact_duplicates) == 1
     assert command("check", "recipe.yaml", "--deep").code == 2
+
+
+def test_what_the_test_could_show_is_of_the_records_of_the_task_that_decides(
+    here, command, write
+) -> None:
+    write()
+    asked = [row | {"prompt": f"{row['prompt']} {i}"} for i in range(4) for row in ANSWERS]
+    many = [row | {"text": f"{row['text']} {i}"} for i in range(8) for row in CLASSES]
+
+    def checked(chat: list[dict], mood: list[dict], *changes: str) -> CheckDocument:
+        (here / "chat.jsonl").write_text(lines(chat))
+        (here / "mood.jsonl").write_text(lines(mood))
+        given = ("task.members.chat.metric=exact_match", "evaluation.generate=50", *changes)
+        options = [word for change in given for word in ("--set", change)]
+        said = command("check", "recipe.yaml", "--json", *options)
+        assert said.code == 0, said.err
+        return CheckDocument.model_validate(said.document)
+
+    found = checked(asked, CLASSES)
+    assert found.metric == "chat/exact_match"
+    assert found.detectable is not None
+    # The metric under `evaluation` chooses a checkpoint only.
+    unequal = checked(asked, many, "evaluation.metric=mood/brier")
+    assert unequal.test.records > found.test.records
+    assert (unequal.metric, unequal.detectable) == (found.metric, found.detectable)
+    assert any("by chat/exact_match, mood/" in said for said in unequal.remarks)
+    could = f"could show a difference of {found.detectable:.2g} in chat/exact_match"
+    assert any(could in said for said in unequal.remarks)
+    fewer = checked(asked[:50], many).detectable
+    assert fewer is not None
+    assert fewer > found.detectable
+
+
+def test_where_generated_answers_decide_checkpoints_are_chosen_by_what_is_not_generated(
+    here, command, write
+) -> None:
+    write(training=f"{TRAINING}, validate_every: 4, keep_best: true")
+    said = command(
+        "train", "recipe.yaml", "--name", "r", "--json",
+        "--set", "task.members.chat.metric=exact_match",
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    trained = TrainDocument.model_validate(said.document)
+    assert trained.members["chat"].primary == "chat/exact_match"
+    validated = [each["validation"] for each in events(here / "runs/r") if each.get("validation")]
+    assert len(validated) == 2
+    assert all("chat/exact_match" not in each for each in validated)
+
+
+def test_the_metric_that_a_first_task_finds_in_its_records_decides(here, command, tiny) -> None:
+    scored = [
+        {"sentence1": row["text"], "sentence2": "The lamp was fine", "score": i % 5 / 4}
+        for i, row in enumerate(CLASSES)
+    ]
+    for name, rows in (("near", scored), ("mood", CLASSES)):
+        (here / f"{name}.jsonl").write_text(lines(rows))
+    (here / "recipe.yaml").write_text(
+        f"model: {tiny('bert')}\ntask:\n  name: multitask\n  members:\n"
+        "    near: {task: embedding, data: {train: near.jsonl}}\n"
+        "    mood: {task: classification, data: {train: mood.jsonl}}\n"
+        "technique: full\ntraining: {max_steps: 4, batch_size: 6}\n"
+    )
+    said = command("check", "recipe.yaml", "--json")
+    assert said.code == 0, said.err
+    assert CheckDocument.model_validate(said.document).metric == "near/spearman"
 
 
 def test_a_head_of_tags_one_of_vectors_and_one_of_a_number_share_an_encoder(
@@ -187,6 +260,17 @@ def test_a_head_of_tags_one_of_vectors_and_one_of_a_number_share_an_encoder(
         ({"technique": "prompt_tuning"}, "stand before the texts of one task"),
         ({"mood": ", metric: bleu"}, "has no metric 'bleu'"),
         ({"mood": ", ramp: 0.5"}, "set `begin` as well"),
+        ({"mood": ", begin: 0.9, ramp: 0.9"}, "`begin` and `ramp` together are at most 1"),
+        (
+            {"mood": ", weight: 2", "options": "mixing: temperature"},
+            "task.members.mood.weight: Weights are not read with `mixing: temperature`. Set"
+            " task.mixing to weights",
+        ),
+        (
+            {"options": "temperature: 5"},
+            "task.temperature: The temperature is not read with `mixing: proportion`. Set"
+            " task.mixing to temperature",
+        ),
         ({"mood": ", begin: 0.99"}, "nothing is learnt of 'mood'"),
         ({"options": "mixing: evenly"}, "Must be 'proportion', 'temperature' or 'weights'"),
         ({"options": "membres: {}"}, "Did you mean 'members'?"),
@@ -200,6 +284,21 @@ def test_what_cannot_be_is_refused_before_training(here, command, write, changes
     assert said.code == 2
     assert what in said.err
     assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize("data", ["", "data: {train: chat.jsonl}\n"])
+@pytest.mark.parametrize(
+    "task",
+    ["multitask", *(f"{{name: multitask{m}}}" for m in ("", ", members: [a]", ", members: {}"))],
+)
+def test_of_wrongly_written_members_only_that_is_said(here, command, write, task, data) -> None:
+    write()
+    (here / "recipe.yaml").write_text(f"model: tiny\ntask: {task}\n{data}")
+    said = command("check", "recipe.yaml")
+    assert said.code == 2
+    assert "task.members" in said.err
+    assert "things are wrong" not in said.err
+    assert "'data'" not in said.err
 
 
 def test_a_missing_file_is_named_with_its_line(here, command, write) -> None:

@@ -23,8 +23,8 @@ def with_data_of_members(recipe: Any) -> Any:
         PydanticCustomError: it names other data beside them.
     """
     members = members_of(recipe)
-    if not members:
-        return recipe
+    if not members:  # where it should have some, nothing else is to be said of it
+        return {**recipe, "data": {"train": ["?"]}} if _is_of_several(recipe) else recipe
     files: list[str] = []
     for member in members.values():
         data = member.get("data") if isinstance(member, Mapping) else None
@@ -44,8 +44,11 @@ def with_data_of_members(recipe: Any) -> Any:
 
 def members_of(recipe: Any) -> Mapping[str, Any]:
     """Return the members of a recipe's task, as they are written; empty where it has none."""
-    task = recipe.get("task") if isinstance(recipe, Mapping) else None
-    if not isinstance(task, Mapping) or task.get("name") != MULTITASK:
-        return {}
-    members = task.get("members")
+    task = recipe["task"] if _is_of_several(recipe) else None
+    members = task.get("members") if isinstance(task, Mapping) else None
     return members if isinstance(members, Mapping) else {}
+
+
+def _is_of_several(recipe: Any) -> bool:
+    task = recipe.get("task") if isinstance(recipe, Mapping) else None
+    return (task.get("name") if isinstance(task, Mapping) else task) == MULTITASK

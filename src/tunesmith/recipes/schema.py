@@ -39,7 +39,8 @@ class EvaluationOptions(BaseModel):
     metric: str | None = Field(
         default=None,
         min_length=1,
-        description="metric that decides the verdict; null: the task's own",
+        description="metric that decides the verdict; null: the task's own; of several tasks it "
+        "only chooses among validations: see task.members.NAME.metric",
     )
     confidence: float = Field(
         default=0.95, ge=0.5, lt=1, description="confidence of the verdict's interval"

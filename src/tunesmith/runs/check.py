@@ -20,7 +20,7 @@ from tunesmith.data.dataset import Dataset
 from tunesmith.data.display import pieces
 from tunesmith.data.plan import Step
 from tunesmith.errors import RecipeError
-from tunesmith.evaluation.significance import detectable_before
+from tunesmith.evaluation.significance import Detectable, detectable_before
 from tunesmith.evidence.check_page import page_place, write_check_page
 from tunesmith.evidence.ranges import exists
 from tunesmith.quality.balance import class_balance
@@ -160,12 +160,10 @@ def check(
 
 def _result(prepared: Prepared, show: int) -> CheckResult:
     counts = parameter_counts(prepared)
-    evaluation, task = prepared.recipe.evaluation, prepared.task
-    metric = primary_metric(prepared.recipe, task)
-    tested = len(prepared.test.data.records)
-    if task.metrics[metric].generated:
-        tested = min(tested, evaluation.generate)
-    could_show = detectable_before(tested, task.metrics[metric], confidence=evaluation.confidence)
+    task = prepared.task
+    several = isinstance(task, MultiTask)
+    metric = task.primary if several else primary_metric(prepared.recipe, task)
+    _, could_show = _detectable(prepared, metric)
     of_tasks = _of_tasks(prepared)
     return CheckResult(
         model=prepared.model.source.name,
@@ -198,6 +196,17 @@ def _result(prepared: Prepared, show: int) -> CheckResult:
         deep=None,
         page=None,
     )
+
+
+def _detectable(prepared: Prepared, name: str) -> tuple[int, Detectable | None]:
+    """Return how many test records a metric is measured on, and what these could show."""
+    task, evaluation = prepared.task, prepared.recipe.evaluation
+    metric, records = task.metrics[name], prepared.test.data.records
+    several = isinstance(task, MultiTask)
+    tested = names_of(records)[name.partition("/")[0]] if several else len(records)
+    if metric.generated:
+        tested = min(tested, evaluation.generate)
+    return tested, detectable_before(tested, metric, confidence=evaluation.confidence)
 
 
 def _of_a_stream(prepared: Prepared) -> list[str]:
@@ -291,19 +300,18 @@ def _warnings(each: _OfTask) -> list[str]:
 
 def _of_members(prepared: Prepared) -> list[str]:
     """Say of each of several tasks how much is learnt of it, and what its test could show."""
-    task, evaluation = prepared.task, prepared.recipe.evaluation
+    task = prepared.task
     if not isinstance(task, MultiTask):
         return []
-    tested = names_of(prepared.test.data.records)
-    said = []
+    decide = ", ".join(task.primaries.values())
+    said = [f"Each task has a verdict, by {decide}; the headline is the worst of them."]
     for name, mixed in mixture(task, prepared.train, prepared.plan()).items():
-        metric = task.metrics[task.primaries[name]]
-        records = min(tested[name], evaluation.generate) if metric.generated else tested[name]
-        show = detectable_before(records, metric, confidence=evaluation.confidence)
+        metric = task.primaries[name]
+        records, show = _detectable(prepared, metric)
         could = " could show little"
-        if show and exists(metric.name, show.difference):
+        if show and exists(metric, show.difference):
             could = f" could show a difference of {show.difference:.2g}"
-        said.append(f"{name}: {mixed}; {records} test records{could} in {metric.name}.")
+        said.append(f"{name}: {mixed}; {records} test records{could} in {metric}.")
     return said
 
 

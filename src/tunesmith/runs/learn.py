@@ -24,6 +24,7 @@ from tunesmith.runs.members import selects_steps
 from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.roofline import meter_of
 from tunesmith.tasks.base import Metric
+from tunesmith.tasks.multitask import MultiTask
 from tunesmith.techniques.base import Fits
 from tunesmith.training.checkpoints import Checkpoints, Progress
 from tunesmith.training.events import Events
@@ -120,10 +121,12 @@ def validation(prepared: Prepared, console: Console) -> Validation | None:
 
 def deciding(prepared: Prepared) -> tuple[str, dict[str, Metric]]:
     """Return the metric that decides on validation records, where nothing is generated, and all."""
-    metrics = dict(prepared.task.metrics)
-    chosen = prepared.recipe.evaluation.metric
-    decides = chosen if chosen and not metrics[chosen].generated else prepared.task.primary
-    return decides, metrics
+    task, metrics = prepared.task, dict(prepared.task.metrics)
+    named = [prepared.recipe.evaluation.metric, task.primary]
+    if isinstance(task, MultiTask):  # whose primary one is a member's, which may be generated
+        first = next(iter(task.members))
+        named.append(f"{first}/{task.members[first].primary}")
+    return next(name for name in named if name and not metrics[name].generated), metrics
 
 
 def validation_figures(

@@ -222,7 +222,7 @@ def check_member(task: str, members: Iterable[str] | None, name: str | None) -> 
         raise RecipeError(
             f"This run learnt several tasks at once: {', '.join(known)}.",
             where="--as",
-            fix=f"Name one of them, such as --as {known[0]}.",
+            fix=f"Name one of them, such as --as {known[0]}, or run.of({known[0]!r}) from Python.",
         )
     if known is not None and name not in known:
         raise RecipeError(

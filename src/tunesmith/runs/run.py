@@ -131,11 +131,13 @@ class Run:
 
         Raises:
             InputError: the run has not finished, or the base (for a classifier) has no answers.
+            RecipeError: it is of several tasks, and none is named; see `of`.
         """
+        task = self.task  # of a run of several tasks, says that one of them must be named
         if who not in self._engines:
             self._engines[who] = self._tuned() if who == "tuned" else self._base()
         engine = self._engines[who]
-        self.task.bind(engine.model)
+        task.bind(engine.model)
         return engine
 
     @cached_property

@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
-from tunesmith.errors import DataError, suggest
+from tunesmith.errors import DataError
 from tunesmith.recipes.choice import TaskChoice
 from tunesmith.recipes.data import DataOptions
+from tunesmith.recipes.section import conflict
 from tunesmith.registry import OBJECTIVES, TASKS
-from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Sums, Task
+from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Sums, Task
 from tunesmith.tasks.parts.pieces import owners
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Member(BaseModel):
         default=0.0,
         ge=0,
         le=1,
-        description="share of the steps over which it then grows to its full share",
+        description="share of the steps over which it then grows to its full share; with `begin` "
+        "at most 1",
     )
     metric: str | None = Field(
         default=None,
@@ -98,6 +100,11 @@ class Member(BaseModel):
     def _a_ramp_begins(self) -> Member:
         if self.ramp and not self.begin:
             raise ValueError("`ramp` is for a member that comes in later: set `begin` as well")
+        if self.begin + self.ramp > 1 + 1e-9:  # 0.35 + 0.65, as floats are added
+            raise ValueError(
+                f"it comes in at {self.begin:g} of the steps and grows over {self.ramp:g} of them,"
+                " so it never reaches its full share: `begin` and `ramp` together are at most 1"
+            )
         return self
 
 
@@ -152,6 +159,25 @@ class MultiTask(Task):
                 raise ValueError("one member must be there from the first step: leave its `begin`")
             return members
 
+        @model_validator(mode="after")
+        def _what_is_set_is_read(self) -> MultiTask.Options:
+            usual = Member.model_fields["weight"].default
+            weighed = [name for name, each in self.members.items() if each.weight != usual]
+            if weighed and self.mixing != "weights":
+                raise conflict(
+                    f"members.{weighed[0]}.weight",
+                    f"Weights are not read with `mixing: {self.mixing}`",
+                    "Set task.mixing to weights, or leave the weight out.",
+                )
+            usual = type(self).model_fields["temperature"].default
+            if self.temperature != usual and self.mixing != "temperature":
+                raise conflict(
+                    "temperature",
+                    f"The temperature is not read with `mixing: {self.mixing}`",
+                    "Set task.mixing to temperature, or leave the temperature out.",
+                )
+            return self
+
     def __init__(self, options: BaseModel) -> None:
         super().__init__(options)
         self.members: dict[str, Task] = {
@@ -160,7 +186,7 @@ class MultiTask(Task):
         }
         first = next(iter(self.members))
         self.objective = self.members[first].objective
-        self.primary = f"{first}/{self.members[first].primary}"
+        self.primary = next(iter(self.primaries.values()))
 
     @property
     def leading(self) -> str:
@@ -201,6 +227,7 @@ class MultiTask(Task):
         """Let each member study its own records."""
         for name, task in self.members.items():
             task.study([each.record for each in records if each.member == name])
+        self.primary = next(iter(self.primaries.values()))  # some find theirs in the records
 
     def bind(self, model: Model) -> None:
         """Bind each member to the model with its head."""
@@ -286,33 +313,8 @@ class MultiTask(Task):
         return found
 
     def predict(self, engine: Engine, inputs: Sequence[Any]) -> list[Prediction]:
-        """Answer inputs, each an object of one field: the name of a member, and what it is given.
-
-        Raises:
-            DataError: an input is no such object, or its member cannot read it.
-        """
-        found: list[Prediction] = []
-        for given in inputs:
-            name, asked = self._addressed(given)
-            with engine.answering_as(name):
-                found += self.members[name].predict(engine, [asked])
-        return found
-
-    def prompt(self, given: Any) -> Prompt | None:
-        """Return what generation starts from for an input as `predict` takes it."""
-        name, asked = self._addressed(given)
-        return self.members[name].prompt(asked)
-
-    def _addressed(self, given: Any) -> tuple[str, Any]:
-        if isinstance(given, Mapping) and len(given) == 1:
-            [(name, asked)] = given.items()
-            if name in self.members:
-                return name, asked
-            raise DataError(f"There is no member {name!r}.", fix=suggest(str(name), self.members))
-        raise DataError(
-            "It is not said which of the tasks is meant.",
-            fix=f"Name one of them: {', '.join(self.members)}.",
-        )
+        """Not called: a run of several tasks is asked as one of them (`Run.of`)."""
+        raise NotImplementedError("Ask one of the members.")
 
     def present(self, record: MemberRecord) -> tuple[str, str]:
         """Return the member and its input, and the right answer."""
@@ -327,6 +329,7 @@ class MultiTask(Task):
         """Take back what each member found out."""
         for name, task in self.members.items():
             task.load_state(state[name])
+        self.primary = next(iter(self.primaries.values()))
 
 
 def _of_member(member: str, metric: Metric) -> Metric:

@@ -108,7 +108,9 @@ class CheckDocument(Document):
     steps: int = Field(description="optimiser steps")
     memory_bytes: int = Field(description="estimated largest memory")
     seconds: float | None = Field(description="estimated time of the training loop")
-    metric: str = Field(description="the metric that will decide")
+    metric: str = Field(
+        description="the metric that will decide; of several tasks the first one's, see `remarks`"
+    )
     detectable: float | None = Field(description="smallest difference this test set could show")
     assumption: str | None = Field(description="what that figure takes for granted")
     remarks: list[str] = Field(
