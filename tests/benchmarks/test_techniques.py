@@ -9,7 +9,7 @@ from benchmarks.techniques import CANDIDATES, JOBS, cells, filled
 
 from tunesmith.recipes.load import parse_recipe
 from tunesmith.registry import TECHNIQUES
-from tunesmith.runs.prepare import make_technique
+from tunesmith.runs.members import make_task, make_technique
 
 
 def test_every_technique_of_the_registry_is_a_candidate() -> None:
@@ -28,7 +28,7 @@ def test_the_recipe_of_a_cell_is_valid(job: str, title: str, tmp_path: Path) -> 
     candidate = CANDIDATES[title]
     recipe = parse_recipe(filled(JOBS[job], candidate, tmp_path))
 
-    assert make_technique(recipe).name == candidate.options["name"]
+    assert make_technique(recipe, make_task(recipe)).name == candidate.options["name"]
     assert recipe.training.learning_rate == candidate.learning_rate
 
 
