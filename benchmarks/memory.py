@@ -70,14 +70,14 @@ CASES = (
     Case(MIDDLE, TOP, 2, 256),
     Case(QWEN, LORA, 2, 256),
     Case(QWEN, LORA, 2, 256, checkpointed=28),
-    Case(QWEN, FULL, 1, 256, {**EIGHT_BIT, **IN_BACKWARD}),
     Case(GPT2, LORA, 2, 256),
     Case(GPT2, FULL, 2, 256),
     Case(GPT2, FULL, 2, 256, EIGHT_BIT),
     Case(GPT2, FULL, 2, 256, IN_BACKWARD),
     Case(MINILM, FULL, 32, 128, task="classification"),
     Case(MINILM, LORA, 32, 128, task="classification"),
-    Case(MIDDLE, LORA, 1, 256, budget=3 * 10**9),
+    Case(MINILM, FULL, 32, 128, EIGHT_BIT, task="classification"),
+    Case(MINILM, FULL, 8, 512, checkpointed=6, task="classification"),
     Case(GPT2, FULL, 1, 256, budget=4 * 10**9),
 )
 
