@@ -30,17 +30,12 @@ from typing import Any
 from benchmarks.peers.__main__ import RESULTS, command_line, machine
 from benchmarks.peers.environments import PEERS, ensure
 from benchmarks.peers.measure import (
-    FAILED,
     FINISHED,
     NOT_INSTALLED,
     NOT_REPEATED,
     RUNNERS,
-    TIMED_OUT,
     Outcome,
-    last_words,
-    of_marks,
-    read_marks,
-    run_process,
+    run_reporting,
 )
 from benchmarks.peers.summary import spread
 from benchmarks.peers.work import fetch_instructions
@@ -214,15 +209,19 @@ def measure(key: str, job_file: Path, out: Path, timeout: float) -> Outcome:
             return {"status": NOT_INSTALLED, "error": where.failure, "peak_memory_bytes": 0}
         script, weights = RUNNERS / "llama_cpp.py", job_file.parent / F16
         command = [where.python, str(script), str(job_file), str(out), str(weights), str(TOGETHER)]
-    ended = run_process(command, out / "log", timeout, cwd=ROOT)
-    outcome = of_marks(read_marks(out), ended)
-    kept = ("generated_tokens", "generating_seconds", "generated_per_second")
-    about = {name: outcome[name] for name in kept if name in outcome}
-    about["peak_memory_bytes"] = outcome["peak_memory_bytes"]
-    if ended.code != 0:
-        status = TIMED_OUT if ended.code is None else FAILED
-        return {**about, "status": status, "error": last_words(ended, out / "log")}
-    return {**about, "status": FINISHED, "seconds_to_finished": ended.seconds}
+    outcome = run_reporting(command, out, timeout, cwd=ROOT)
+    return {name: outcome[name] for name in _KEPT if name in outcome}
+
+
+_KEPT = (
+    "generated_tokens",
+    "generating_seconds",
+    "generated_per_second",
+    "peak_memory_bytes",
+    "seconds_to_finished",
+    "status",
+    "error",
+)
 
 
 def rounds(

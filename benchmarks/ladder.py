@@ -20,16 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.peers.__main__ import RESULTS, command_line, machine
-from benchmarks.peers.measure import (
-    FAILED,
-    FINISHED,
-    TIMED_OUT,
-    Outcome,
-    last_words,
-    of_marks,
-    read_marks,
-    run_process,
-)
+from benchmarks.peers.measure import FINISHED, Outcome, run_reporting
 from benchmarks.peers.summary import spread
 from benchmarks.peers.work import Work, prepare
 
@@ -108,12 +99,7 @@ def measure_rung(job_folder: Path, out: Path, switches: dict[str, Any], timeout:
     """Run one rung as a fresh process and return what came of it."""
     out.mkdir(parents=True)
     command = [sys.executable, "-m", "benchmarks.ladder", "--rung", str(job_folder), str(out)]
-    ended = run_process([*command, json.dumps(switches)], out / "log", timeout, cwd=ROOT)
-    outcome = of_marks(read_marks(out), ended)
-    if ended.code != 0:
-        status = TIMED_OUT if ended.code is None else FAILED
-        return {**outcome, "status": status, "error": last_words(ended, out / "log")}
-    return {**outcome, "status": FINISHED}
+    return run_reporting([*command, json.dumps(switches)], out, timeout, cwd=ROOT)
 
 
 def summarise(outcomes: list[Outcome]) -> list[dict[str, Any]]:

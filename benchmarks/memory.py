@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.__main__ import RESULTS, machine
-from benchmarks.peers.measure import last_words, run_process
+from benchmarks.peers.measure import came_of, run_process
 
 ROOT = Path(__file__).parents[1]
 _STEPS = 2
@@ -169,9 +169,8 @@ def measure(case: Case, scratch: Path) -> dict[str, Any]:
     own = {"PYTHONPATH": str(ROOT / "src")}
     run_process([*command, "--make", case.model], log, _LIMIT, own, cwd=ROOT)
     ended = run_process([*command, "--case", json.dumps(asdict(case))], log, _LIMIT, own, cwd=ROOT)
-    if ended.code != 0:
-        return {**asdict(case), "status": "failed", "error": last_words(ended, log)}
-    return {**asdict(case), "status": "finished", **json.loads(log.read_text().splitlines()[-1])}
+    said = json.loads(log.read_text().splitlines()[-1]) if ended.code == 0 else {}
+    return {**asdict(case), **came_of(ended, log), **said}
 
 
 def _earlier(out: Path) -> dict[int, dict[str, Any]]:

@@ -20,16 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.__main__ import RESULTS, command_line, machine
-from benchmarks.peers.measure import (
-    FAILED,
-    FINISHED,
-    TIMED_OUT,
-    Outcome,
-    last_words,
-    of_marks,
-    read_marks,
-    run_process,
-)
+from benchmarks.peers.measure import Outcome, run_reporting
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("random:smollm2-135m", "random:smollm2-360m", "random:smollm2-1.7b")
@@ -96,12 +87,7 @@ def measure(point: Point, scratch: Path, timeout: float) -> Outcome:
         out = Path(folder)
         command = [sys.executable, "-m", "benchmarks.scaling", "--point", json.dumps(asdict(point))]
         threads = {"OMP_NUM_THREADS": str(point.threads)} if point.threads else {}
-        ended = run_process([*command, str(out)], out / "log", timeout, threads, cwd=ROOT)
-        outcome = of_marks(read_marks(out), ended)
-        if ended.code != 0:
-            status = TIMED_OUT if ended.code is None else FAILED
-            return {**outcome, "status": status, "error": last_words(ended, out / "log")}
-        return {**outcome, "status": FINISHED}
+        return run_reporting([*command, str(out)], out, timeout, threads, ROOT)
 
 
 def main() -> None:

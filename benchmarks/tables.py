@@ -16,35 +16,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cells import (
+    GIB,
+    Report,
+    failure_note,
+    job_line,
+    machine_line,
+    number,
+    refusals,
+    table,
+    times,
+)
+
 HERE = Path(__file__).parent
-Report = Mapping[str, Any]
 _MARKS = re.compile(r"<!-- results: (?P<name>[\w.-]+) -->\n.*?<!-- end -->\n", re.DOTALL)
-_GIB = 2**30
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(_cell(text) for text in line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def number(value: Mapping[str, float] | None, form: str = ".0f", scale: float = 1.0) -> str:
-    """Return a median, with its range where the rounds differ."""
-    if value is None:
-        return "–"
-    median, least, most = (value[name] / scale for name in ("median", "least", "most"))
-    shown = f"{median:{form}}"
-    low, high = f"{least:{form}}", f"{most:{form}}"
-    return shown if low == high else f"{shown} ({low}–{high})"
-
-
-def times(value: Mapping[str, float] | None) -> str:
-    """Return a ratio."""
-    return "–" if value is None else number(value, ".2f") + " ×"
 
 
 def peers_table(report: Report) -> str:
@@ -66,8 +51,8 @@ def peers_table(report: Report) -> str:
             continue
         cells = [row["title"]]
         cells += [] if head else [number(row.get("tokens_per_second"))]
-        cells += [number(row["seconds_to_finished"]), number(row["peak_memory_bytes"], ".1f", _GIB)]
-        cells += [number(row.get("gpu_peak_bytes"), ".1f", _GIB)] if gpu else []
+        cells += [number(row["seconds_to_finished"]), number(row["peak_memory_bytes"], ".1f", GIB)]
+        cells += [number(row.get("gpu_peak_bytes"), ".1f", GIB)] if gpu else []
         cells += [number(row.get("held_out_loss"), ".3f")]
         cells += [number(row.get("held_out_accuracy"), ".3f")] if graded else []
         cells += [] if head else [_targets(row, report), times(row.get("speed_ratio"))]
@@ -80,7 +65,7 @@ def peers_table(report: Report) -> str:
         for note in row.get("notes", ())
         if "error" not in row
     ]
-    return "\n\n".join([_work(report), table(header, rows), *failures, *refusals(report)])
+    return "\n\n".join([job_line(report), table(header, rows), *failures, *refusals(report)])
 
 
 def _targets(row: Report, report: Report) -> str:
@@ -88,53 +73,6 @@ def _targets(row: Report, report: Report) -> str:
         return "–"
     count = f"{row['targets']:,}, " if "targets" in row else ""
     return "the same" if row["same_targets"] else f"{count}**not the same**"
-
-
-def failure_note(row: Report) -> str:
-    """What happened to a side that did not finish, and what it had reached."""
-    said = str(row.get("error") or "").strip().splitlines()
-    reached = []
-    if row.get("stopped_after_seconds"):
-        reached.append(f"ended after {row['stopped_after_seconds']:.0f} s")
-    if row.get("tokens"):
-        reached.append(f"it had read {row['tokens']:,} tokens in {row['batches']} micro-batches")
-    lines = [f"**{row['title']}**: {row['status']}" + "".join(f"; {part}" for part in reached)]
-    if said:
-        lines += ["", "```text", *said[-4:], "```"]
-    return "\n".join(lines)
-
-
-def refusals(report: Report) -> list[str]:
-    """What was refused of peers that did install, in another version."""
-    notes = []
-    for name, found in report.get("environments", {}).items():
-        if found.get("removed"):
-            gone = ", ".join(found["removed"])
-            notes.append(f"{name}: {gone} do not load beside this build of torch; taken out.")
-        if found.get("failure") and found.get("requirements"):
-            said = [line for line in found["failure"].splitlines() if line.strip()]
-            got = " ".join(found["requirements"])
-            notes.append(f"{name}: {got}, since `{said[0].lstrip('$ ')}` ended with `{said[-1]}`.")
-    return notes
-
-
-def _work(report: Report) -> str:
-    work, hardware = report["work"], report["hardware"]
-    provenance = report.get("provenance", f"`{report.get('command')}`")
-    what = f"{work['kind']} on {work['model']}: {work['records']} records"
-    what += f" of {work['data']}" if work.get("data", "alpaca") != "alpaca" else ""
-    if work.get("tokens"):
-        what += f", {work['tokens']:,} tokens"
-    if work.get("targets"):
-        what += f", {work['targets']:,} of them learnt"
-    what += f"; {work['epochs']} epoch(s), {work['batch']} records a step."
-    return f"{what} {_machine(hardware)}, {report['date']}, {provenance}."
-
-
-def _machine(hardware: Report) -> str:
-    features = ", ".join(hardware.get("features") or []) or "no vector extensions known here"
-    device = hardware.get("gpu") or f"{hardware['cpu']}, {hardware['threads']} threads, {features}"
-    return str(device)
 
 
 def ladder_table(report: Report) -> str:
@@ -153,11 +91,11 @@ def ladder_table(report: Report) -> str:
                 number(row["tokens_per_second"]),
                 *gains,
                 number(row.get("seconds_to_finished")),
-                number(row["peak_memory_bytes"], ".2f", _GIB),
+                number(row["peak_memory_bytes"], ".2f", GIB),
                 number(row.get("last_loss"), ".4f"),
             ]
         )
-    return f"{_work(report)}\n\n{table(header, rows)}"
+    return f"{job_line(report)}\n\n{table(header, rows)}"
 
 
 _AXES = {
@@ -170,14 +108,14 @@ _AXES = {
 
 def scaling_table(report: Report) -> str:
     """A table a curve."""
-    parts = [f"{_machine(report['hardware'])}, {report['date']}, `{report['command']}`."]
+    parts = [f"{machine_line(report['hardware'])}, {report['date']}, `{report['command']}`."]
     for name, points in report["curves"].items():
         key, label = _AXES[name]
         rows = [
             [
                 str(point[key]).removeprefix("random:"),
                 f"{point['tokens_per_second']:.0f}" if point.get("tokens_per_second") else "–",
-                f"{point['peak_memory_bytes'] / _GIB:.2f}",
+                f"{point['peak_memory_bytes'] / GIB:.2f}",
                 "" if point["status"] == "finished" else point["status"],
             ]
             for point in points
@@ -212,7 +150,7 @@ def _technique_row(row: Report) -> list[str]:
         _forgotten(row["general"]),
         f"{row['trainable_parameters']:,}",
         f"{row['seconds']:.0f}",
-        f"{row['peak_memory_bytes'] / _GIB:.1f}",
+        f"{row['peak_memory_bytes'] / GIB:.1f}",
     ]
 
 
@@ -245,7 +183,7 @@ def verbs_table(report: Report) -> str:
             [
                 row["title"],
                 number(row.get("tokens_per_second")),
-                number(row.get("peak_memory_bytes"), ".1f", _GIB),
+                number(row.get("peak_memory_bytes"), ".1f", GIB),
                 number(row.get("last_loss"), ".4f"),
                 times(row.get("faster")) if row["status"] == "finished" else row["status"],
             ]
@@ -262,7 +200,7 @@ def generation_table(report: Report) -> str:
     parts = [
         f"{work['texts']} prompts of {work['prompt_tokens']:,} tokens for {work['model']}, at most"
         f" {work['limit']} new tokens each, {work['together']} texts at a time, float32."
-        f" {_machine(report['hardware'])}, {report['date']}, `{report['command']}`."
+        f" {machine_line(report['hardware'])}, {report['date']}, `{report['command']}`."
     ]
     header = ["side", "tokens/s", "to finished (s)", "peak memory (GiB)", "new tokens"]
     header += ["same texts as `generate`", "Tunesmith is faster, tokens/s"]
@@ -277,7 +215,7 @@ def generation_table(report: Report) -> str:
             same = row.get("same_texts")
             cells = [row["title"], number(row["generated_per_second"])]
             cells += [number(row["seconds_to_finished"])]
-            cells += [number(row["peak_memory_bytes"], ".1f", _GIB)]
+            cells += [number(row["peak_memory_bytes"], ".1f", GIB)]
             cells += [f"{row['generated_tokens']:,}"]
             cells += ["–" if same is None else f"{same} of {work['texts']}"]
             cells += [times(row.get("speed_ratio")), times(row.get("finished_ratio"))]
@@ -312,7 +250,7 @@ def memory_table(report: Report) -> str:
             row += [f"{case[k] / 1e9:.2f}" for k in (first, last)]
             row.append(f"{off:.0%}" if budget else f"{off:+.0%}")
         rows[bool(budget)].append(row)
-    parts = [f"{_machine(report['hardware'])}, {report['date']}, `{report['command']}`."]
+    parts = [f"{machine_line(report['hardware'])}, {report['date']}, `{report['command']}`."]
     parts.append(table([*header, "predicted (GB)", "measured (GB)", "predicted is"], rows[False]))
     if rows[True]:
         parts.append("The largest micro-batch that is predicted to fit a budget:")

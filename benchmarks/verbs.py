@@ -20,16 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.__main__ import RESULTS, command_line, machine
-from benchmarks.peers.measure import (
-    FAILED,
-    FINISHED,
-    TIMED_OUT,
-    Outcome,
-    last_words,
-    of_marks,
-    read_marks,
-    run_process,
-)
+from benchmarks.peers.measure import FINISHED, Outcome, run_reporting
 from benchmarks.peers.summary import spread
 from benchmarks.verb_work import KINDS, WORK, flat
 
@@ -60,12 +51,7 @@ def measure(kind: str, name: str, steps: int, out: Path, timeout: float) -> Outc
     """Run one side as a fresh process and return what came of it."""
     out.mkdir(parents=True)
     command = [sys.executable, "-m", "benchmarks.verbs", "--side", kind, name, str(steps), str(out)]
-    ended = run_process(command, out / "log", timeout, cwd=ROOT)
-    outcome = of_marks(read_marks(out), ended)
-    if ended.code != 0:
-        status = TIMED_OUT if ended.code is None else FAILED
-        return {**outcome, "status": status, "error": last_words(ended, out / "log")}
-    return {**outcome, "status": FINISHED}
+    return run_reporting(command, out, timeout, cwd=ROOT)
 
 
 def summarise(outcomes: list[Outcome]) -> list[dict[str, Any]]:

@@ -95,6 +95,27 @@ def _wait(process: subprocess.Popen[bytes], began: float, timeout: float) -> End
         time.sleep(0.02)
 
 
+def run_reporting(
+    command: Sequence[str],
+    out: Path,
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Outcome:
+    """Run a command that reports its marks to `out`, as a fresh process; say what came of it."""
+    ended = run_process(command, out / "log", timeout, environment, cwd)
+    outcome = of_marks(read_marks(out), ended)
+    return {**outcome, **came_of(ended, out / "log")}
+
+
+def came_of(ended: Ended, log: Path) -> Outcome:
+    """Return how a process ended: its status and, where it did not finish, its last words."""
+    if ended.code == 0:
+        return {"status": FINISHED}
+    status = TIMED_OUT if ended.code is None else FAILED
+    return {"status": status, "error": last_words(ended, log)}
+
+
 def run_side(
     side: Side, where: Environment, job_folder: Path, out: Path, timeout: float
 ) -> Outcome:
@@ -113,8 +134,7 @@ def run_side(
         if stage == "train":
             outcome = of_marks(read_marks(out), ended)
         if ended.code != 0:
-            status = TIMED_OUT if ended.code is None else FAILED
-            return {**outcome, "status": status, "stage": stage, "error": last_words(ended, log)}
+            return {**outcome, "stage": stage, **came_of(ended, log)}
     return {**outcome, "status": FINISHED}
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.cells import table
 from benchmarks.tables import (
     memory_table,
     peers_table,
     regenerate,
     scaling_table,
     section,
-    table,
     techniques_table,
     verbs_table,
     wrong_labels_table,
