@@ -48,7 +48,7 @@ class Outcomes:
     def code(self) -> str:
         """Return the digest of what is tried: the package and the tiny models."""
         source, tests = ROOT / "src", ROOT / "tests"
-        kinds = ("*.py", "*.c", "*.h")
+        kinds = ("*.py", "*.c", "*.cpp", "*.h")
         files = [*(f for kind in kinds for f in source.rglob(kind)), tests / "tiny.py"]
         parts = (f"{f.relative_to(ROOT)}\0".encode() + f.read_bytes() for f in sorted(files))
         return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

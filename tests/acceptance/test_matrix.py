@@ -115,10 +115,7 @@ REFUSED = (
         (technique, "extraction", "llama"): "calls the body by another name"
         for technique in TECHNIQUES.names()
     }
-    | {
-        ("repurpose", task, "bert"): f"'repurpose' does not suit the task '{task}'"
-        for task in ("masked_language_modeling", "multi_label", "regression", "reranking")
-    }
+    | {("repurpose", "masked_language_modeling", "bert"): "'repurpose' does not suit the task"}
     | {
         (technique, "masked_language_modeling", "bert"): "virtual tokens need a model of PEFT's"
         for technique in ("prompt_tuning", "p_tuning", "prefix_tuning")
@@ -131,7 +128,7 @@ SAMPLED = {  # adapters that share the path of lora: every family of them is tes
     "oft": {("language_modeling", "llama")},
     "boft": {("classification", "bert")},
     "adalora": {("instruct", "llama"), ("classification", "bert")},
-    "prompt_tuning": {("instruct", "llama"), ("classification", "bert")},
+    "prompt_tuning": {("instruct", "llama"), ("classification", "bert"), ("extraction", "bert")},
     "p_tuning": {("language_modeling", "gpt2")},
     "prefix_tuning": {("instruct", "gpt2"), ("classification", "bert")},
 }
@@ -141,9 +138,9 @@ WHOLE = {  # techniques that share the path of full
 }
 SAMPLED_TASKS = {  # tasks that share the path of another: every head is tested apart
     "masked_language_modeling": {("full", "bert"), ("layers", "bert"), ("lora", "bert")},
-    "multi_label": {("full", "bert"), ("lora", "llama")},
-    "regression": {("lora", "bert"), ("full", "gpt2")},
-    "reranking": {("full", "bert"), ("layers", "llama")},
+    "multi_label": {("full", "bert"), ("lora", "llama"), ("repurpose", "bert")},
+    "regression": {("lora", "bert"), ("full", "gpt2"), ("repurpose", "gpt2")},
+    "reranking": {("full", "bert"), ("layers", "llama"), ("repurpose", "bert")},
     "multitask": {("full", "gpt2"), ("layers", "bert"), ("lora", "bert"), ("lora", "llama"),
                   ("adalora", "llama"), ("repurpose", "bert"), ("prompt_tuning", "llama")},
 }  # fmt: skip
@@ -449,7 +446,7 @@ def read(cell: Finished) -> tuple[Any, Any]:
 def logits(cell: Finished, model: Any, tokenizer: Any, *texts: str) -> Tensor:
     """Return the logits of the classes of a text, or of two."""
     if cell.technique == "repurpose":
-        return model.encode([*texts], convert_to_tensor=True)[0]
+        return model.encode([texts[0] if len(texts) == 1 else texts], convert_to_tensor=True)[0]
     return model(**tokenizer(*texts, return_tensors="pt", return_token_type_ids=False)).logits[0]
 
 

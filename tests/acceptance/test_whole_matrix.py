@@ -63,7 +63,8 @@ def run(
         found = said.document["error"]["what"]
         assert not (here / "runs").exists()
         assert expected is None or found == expected
-        return "refused", found.replace(str(model), "The model")
+        named = found.replace(str(model), "the model")
+        return "refused", named[0].upper() + named[1:]
     assert (said.code, expected) == (0, None), said.out + said.err
     check(Finished(technique, task, family, model, here / "runs" / "cell", said.out), command)
     return "trained", ""

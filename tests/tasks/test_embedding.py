@@ -194,7 +194,7 @@ def test_sentence_transformers_gives_the_same_vectors(
 
 
 def test_a_technique_whose_adapters_sentence_transformers_cannot_load_is_refused() -> None:
-    for name, refused in (("vera", True), ("lora", False), ("ia3", False), ("repurpose", True)):
+    for name, refused in (("vera", True), ("lora", False), ("ia3", False), ("prefix_tuning", True)):
         assert bool(TECHNIQUES.get(name).refuses("embedding", "encoder")) == refused
 
 

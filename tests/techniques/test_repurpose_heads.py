@@ -282,6 +282,22 @@ def test_a_head_that_does_not_suit_the_task_is_refused_with_those_that_do(task, 
         prepare(parse_recipe(made), SILENT)
 
 
+@pytest.mark.parametrize(
+    ("needed", "solved"), [("classification", True), ("regression", True), ("multi_label", False)]
+)
+def test_without_a_name_the_head_is_one_that_suits_the_task(needed, solved):
+    kind = TECHNIQUES.get("repurpose")
+    method = kind(kind.Options(), needed)
+    assert method.unsuited(needed) is None
+    assert (method.solver is method) == solved
+
+
+def test_a_strength_goes_with_no_head_that_learns_by_steps():
+    kind = TECHNIQUES.get("repurpose")
+    assert "learns by steps" in kind(kind.Options(strength=1.0)).unsuited("multi_label")
+    assert kind(kind.Options(strength=1.0)).unsuited("regression") is None
+
+
 def test_the_features_are_computed_once_for_all_heads(folder, monkeypatch):
     computed = []
     from tunesmith.engine.engine import Engine

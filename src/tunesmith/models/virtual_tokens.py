@@ -45,7 +45,7 @@ def read_virtual_tokens(model: Model) -> None:
     """
     config = model.peft.peft_config[ADAPTER]
     ids_1T = _made_up(model)
-    expected = _peft_logits(model, ids_1T)
+    expected = _of_peft(model, ids_1T)
     virtual = Virtual(config.num_virtual_tokens, config.peft_type.value == "PREFIX_TUNING")
     reader = _reader(model)
     reader.forward = _reading(model, virtual, reader.forward)
@@ -63,7 +63,7 @@ def read_virtual_tokens(model: Model) -> None:
             fix="Lower it.",
         )
     model.anatomy = replace(model.anatomy, context_length=context)
-    found = _logits(model.module, ids_1T)
+    found = _said(model.module, ids_1T)
     if (found - expected).norm() > 1e-2 * expected.norm():
         raise _unreadable(model, "PEFT's own classes would read something else there")
 
@@ -191,21 +191,26 @@ def _text_rows(outputs: Any, count: int, reads_first: bool) -> Any:
     return outputs
 
 
-def _peft_logits(model: Model, ids_1T: Tensor) -> Tensor:
+def _of_peft(model: Model, ids_1T: Tensor) -> Tensor:
+    """What PEFT's own class says of the text, without the rows of the virtual tokens."""
     try:
-        return _logits(model.peft, ids_1T)[..., -ids_1T.shape[1] :, :]
+        return _said(model.peft, ids_1T)[..., -ids_1T.shape[1] :, :]
     except Exception as error:  # architectures fail on it in whatever way they do
         raise _unreadable(model, str(error).splitlines()[0] if str(error) else "") from error
 
 
 @torch.no_grad()
-def _logits(module: Any, ids_1T: Tensor) -> Tensor:
+def _said(module: Any, ids_1T: Tensor) -> Tensor:
+    """What the head says: `[1, C]` of a whole text, `[1, T, C]` of each token."""
     was_training = module.training
     module.eval()
     try:
-        logits: Tensor = module(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T)).logits
+        outputs = module(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T))
     finally:
         module.train(was_training)
+    if "start_logits" in outputs:
+        return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).float()
+    logits: Tensor = outputs.logits
     return logits.float()
 
 

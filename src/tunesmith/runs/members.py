@@ -28,7 +28,9 @@ def make_technique(recipe: Recipe, task: Task) -> Technique:
     """Return the recipe's technique; of several tasks, that of each."""
     if isinstance(task, MultiTask):
         return Together.of(recipe, task)
-    technique: Technique = TECHNIQUES.get(recipe.technique.name)(recipe.technique.options)
+    technique: Technique = TECHNIQUES.get(recipe.technique.name)(
+        recipe.technique.options, task.head
+    )
     return technique
 
 

@@ -41,7 +41,8 @@ class Together(Technique):
     def of(cls, recipe: Recipe, task: MultiTask) -> Together:
         """Return the recipe's technique for each of the task's members."""
         kind = TECHNIQUES.get(recipe.technique.name)
-        made = {name: kind(recipe.technique.options) for name in task.members}
+        options = recipe.technique.options
+        made = {name: kind(options, member.head) for name, member in task.members.items()}
         return cls(made, task.leading)
 
     @property

@@ -91,7 +91,13 @@ class Pace:
 
 
 class Technique(Pace, ABC):
-    """A way to let a model learn; `name` is set by the registry."""
+    """A way to let a model learn; `name` is set by the registry.
+
+    Args:
+        options: as the recipe gives them; its own defaults where there are none.
+        needed: the head of the task that it serves, a name of `models.heads.HEADS`; for options
+            whose `auto` is another for each.
+    """
 
     name: ClassVar[str]
     alone: ClassVar[str | None] = None
@@ -102,8 +108,9 @@ class Technique(Pace, ABC):
 
         model_config = ConfigDict(extra="forbid")
 
-    def __init__(self, options: BaseModel | None = None) -> None:
+    def __init__(self, options: BaseModel | None = None, needed: str = "") -> None:
         self.options: Any = options or self.Options()
+        self.needed = needed
 
     @property
     def begins_as_base(self) -> bool:

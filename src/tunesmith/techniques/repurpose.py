@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from tunesmith.models.model import Model
 
 _BY_STEPS = ("linear", "mlp")
-_OF_TEXTS = ("classification", "multi_label", "regression")
+_USUAL = {"classification": "logistic", "multi_label": "linear", "regression": "ridge"}
+"""The head that is put there unless the recipe names one, by the head that the task needs."""
+
 _WIDTH = 256
 
 
@@ -46,10 +48,11 @@ class Repurpose(Technique):
 
         model_config = ConfigDict(extra="forbid")
 
-        head: Literal["logistic", "ridge", "linear", "mlp"] = Field(
-            default="logistic",
+        head: Literal["auto", "logistic", "ridge", "linear", "mlp"] = Field(
+            default="auto",
             description="logistic (convex) and ridge (closed form) are solved at once; linear and "
-            "mlp learn by steps, as `training` says",
+            "mlp learn by steps, as `training` says; `auto` is logistic for classes, ridge for "
+            "numbers, linear for several classes and rankings",
         )
         layer: int = Field(
             default=-1,
@@ -71,10 +74,7 @@ class Repurpose(Technique):
         @model_validator(mode="after")
         def _of_this_head(self) -> Repurpose.Options:
             if self.strength != "auto" and self.head in _BY_STEPS:
-                raise ValueError(
-                    f"strength is of the heads that are solved, and {self.head} learns by steps;"
-                    " training.weight_decay holds it back"
-                )
+                raise ValueError(_not_solved(self.head))
             if self.width != _WIDTH and self.head != "mlp":
                 raise ValueError(f"width is of the head mlp, and {self.head} has no hidden units")
             return self
@@ -82,12 +82,12 @@ class Repurpose(Technique):
     @property
     def solver(self) -> Repurpose | None:
         """Itself, where the head is solved at once."""
-        return None if self.options.head in _BY_STEPS else self
+        return None if self._kind(self.needed) in _BY_STEPS else self
 
     @classmethod
     def refuses(cls, head: str, kind: str) -> str | None:
         """Writing text takes more than a small head on a frozen model."""
-        if head not in _OF_TEXTS:
+        if head not in _USUAL:
             does = {
                 "causal_lm": "writes nothing",
                 "seq2seq_lm": "writes nothing",
@@ -101,13 +101,20 @@ class Repurpose(Technique):
 
     def unsuited(self, head: str) -> str | None:
         """What is solved at once is solved for one class a text, or by ridge for a number."""
-        chosen = self.options.head
-        if head == "classification" or chosen in _BY_STEPS:
+        chosen = self._kind(head)
+        if chosen in _BY_STEPS:
+            return None if self.options.strength == "auto" else _not_solved(chosen)
+        if head == "classification":
             return None
         if head == "regression" and chosen == "ridge":
             return None
         others = "ridge, linear or mlp" if head == "regression" else "linear or mlp"
         return f"its head {chosen} names one class a text; choose {others}"
+
+    def _kind(self, needed: str) -> str:
+        """The head that is put on the features for a task that needs this one."""
+        chosen: str = self.options.head
+        return _USUAL.get(needed, "logistic") if chosen == "auto" else chosen
 
     def head(self, needed: str) -> str:
         """The body alone, with a linear map on one vector of each text."""
@@ -176,7 +183,7 @@ class Repurpose(Technique):
         if labels_B.is_floating_point():
             fitted = fit_ridge_numbers(samples, held_out=held_out, strength=strength, seed=seed)
         else:
-            solve = fit_ridge if self.options.head == "ridge" else fit_logistic
+            solve = fit_ridge if self._kind(self.needed) == "ridge" else fit_logistic
             fitted = solve(
                 samples,
                 classes=linear.out_features,
@@ -194,3 +201,10 @@ class Repurpose(Technique):
         from tunesmith.models.saving import save_features
 
         save_features(model, folder)
+
+
+def _not_solved(head: str) -> str:
+    return (
+        f"strength is of the heads that are solved, and {head} learns by steps;"
+        " training.weight_decay holds it back"
+    )

@@ -8,6 +8,8 @@ from tunesmith.techniques.base import PeftTechnique
 class VirtualTokens(PeftTechnique):
     """Something learnt that is read before each text; the model itself stays as it is."""
 
+    in_sentence_transformers = False
+
     @property
     def begins_as_base(self) -> bool:
         """What is put before each text is new."""
