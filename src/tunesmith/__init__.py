@@ -10,6 +10,8 @@ import itself is quick and loads no torch.
 
 from __future__ import annotations
 
+import gc
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import errors
@@ -52,11 +54,25 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name != "api" and name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tunesmith import api
+    api = _import_api()
+    return api if name == "api" else getattr(api, name)
 
-    return getattr(api, name)
+
+def _import_api() -> Any:
+    """Import the doors, and torch with them.
+
+    What modules are made of stays; to look through it for garbage all the while would take a
+    seventh of the time.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module("tunesmith.api")
+    finally:
+        if collects:
+            gc.enable()
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import subprocess
 import sys
@@ -30,6 +31,27 @@ def test_nothing_heavy_is_loaded(name: str) -> None:
     code = f"{SNIPPETS[name]}\nimport sys; print(); print(*sys.modules)"
     loaded = set(_python(code).splitlines()[-1].split())
     assert loaded.isdisjoint(HEAVY)
+
+
+def test_training_begins_without_what_is_needed_at_its_end_or_by_some_recipes() -> None:
+    later = {"sklearn", "matplotlib", "datasets", "peft", "sentence_transformers", "cleanlab"}
+    code = "import gc, tunesmith; tunesmith.train; assert gc.isenabled(); import sys"
+    loaded = set(_python(f"{code}; print(*sys.modules)").split())
+    assert "torch" in loaded
+    assert loaded.isdisjoint(later)
+
+
+def test_a_process_ends_without_looking_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tunesmith.cli.main import main
+
+    monkeypatch.setattr(sys, "argv", ["tunesmith", "--version"])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+    assert ended.value.code == 0
 
 
 RECIPE = """

@@ -1,11 +1,13 @@
 """Tunesmith's side: a loop of one's own over the engine, as the README shows it; it encodes inside
-its time. A head is fitted by the technique `repurpose`, through `tunesmith.train` with the report
-and both evaluations that belong to it.
+its time. A head is fitted by the technique `repurpose`, by the command `tunesmith train` with the
+report and both evaluations that belong to it.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,38 +81,36 @@ def save(model: Any, folder: Path) -> None:
 
 
 def head(job: dict[str, Any], settings: dict[str, Any], out: Path, report: Report) -> None:
-    import tunesmith
-    from tunesmith.console import Console
-
     names = job["labels"]
-    parts = {part: named(job, part, out) for part in ("train", "held_out")}
-    report.batch(job["tokens"], job["targets"])
-    run = tunesmith.train(
-        {
-            "model": job["path"],
-            "task": "classification",
-            "technique": "repurpose",
-            "data": {"train": str(parts["train"]), "test": str(parts["held_out"])},
-            "training": {"seed": job["seed"]},
+    recipe = {
+        "model": job["path"],
+        "task": "classification",
+        "technique": "repurpose",
+        "data": {
+            "train": str(named(job, "train", out)),
+            "test": str(named(job, "held_out", out)),
         },
-        name="run",
-        runs_dir=out,
-        console=Console(quiet=True),
-    )
+        "training": {"seed": job["seed"]},
+    }
+    file = out / "recipe.yaml"  # every JSON document is one of YAML
+    file.write_text(json.dumps(recipe))
+    report.batch(job["tokens"], job["targets"])
+    command = [sys.executable, "-m", "tunesmith", "train", str(file)]
+    subprocess.run([*command, "--name", "run", "--runs-dir", str(out)], check=True)
     report.trained()
-    write_head(run.folder.path / "model", out / "model", names)
+    write_head(out / "run" / "model", out / "model", names)
     report.saved()
 
 
 def write_head(result: Path, folder: Path, names: list[str]) -> None:
     """Write the fitted map in the plain form that every side of this work writes."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.numpy import load_file, save_file
 
     linear = load_file(result / "2_Dense" / "model.safetensors")
     config = json.loads((result / "config.json").read_text())
     order = [int(config["label2id"][name]) for name in names]
     folder.mkdir()
-    parts = {name: linear[f"linear.{name}"][order].contiguous() for name in ("weight", "bias")}
+    parts = {name: linear[f"linear.{name}"][order] for name in ("weight", "bias")}
     save_file(parts, folder / "head.safetensors")
     (folder / "head.json").write_text(json.dumps({"normalised": False}))
 

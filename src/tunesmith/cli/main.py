@@ -7,6 +7,7 @@ Nothing here loads torch; a command imports what it needs when it runs.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
@@ -136,7 +137,9 @@ def main() -> None:
     """The entry point of the console script."""
     if "_TUNESMITH_COMPLETE" in os.environ:
         app()  # the shell asks for completions
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # else all that torch is made of is looked through for garbage before it is dropped
+    sys.exit(code)
 
 
 def _of_usage(error: Exception) -> failure.Failure:

@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Points = Sequence[tuple[float, float]]
 
@@ -219,6 +218,10 @@ def _running_mean(values: Sequence[float]) -> list[float]:
 @contextmanager
 def _figure(name: str, width: float, height: float) -> Iterator[tuple[Figure, Any]]:
     """Yield a figure of so many inches and its axes, under the style of the report."""
+    import matplotlib as mpl  # most commands draw nothing
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)

@@ -1,0 +1,78 @@
+"""The strength of a head's penalty: found without trying them all, on one thread each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from threadpoolctl import threadpool_info
+
+from tunesmith.models import logistic
+from tunesmith.models.logistic import STRENGTHS, Samples, Standard, fit_logistic
+
+
+def samples(records: int, size: int, signal: float, classes: int = 2, seed: int = 0) -> Samples:
+    """Normal features, of which the first few say something of the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels_B = torch.randint(classes, (records,), generator=generator)
+    features_BD = torch.randn(records, size, generator=generator)
+    features_BD[:, :classes] += signal * torch.nn.functional.one_hot(labels_B, classes)
+    return Samples.of(features_BD, labels_B)
+
+
+def losses(found: Samples, classes: int) -> list[float]:
+    """The loss of the held-out folds for every strength."""
+    standard = Standard.of(found).apply(found)
+    pairs = logistic.pairs_to_choose_by(standard, None, classes, 0)
+    paths = [logistic._Path(kept, out) for kept, out in pairs]
+    return [sum(path.loss(strength) for path in paths) for strength in STRENGTHS]
+
+
+@pytest.mark.parametrize(
+    ("signal", "classes", "size"),
+    [(0.0, 2, 24), (0.5, 2, 24), (1.0, 3, 24), (2.0, 2, 60), (4.0, 2, 8), (9.0, 3, 8)],
+)
+def test_the_strength_is_the_best_of_all(signal: float, classes: int, size: int) -> None:
+    given = samples(150, size, signal, classes)
+    best = STRENGTHS[int(np.argmin(losses(given, classes)))]
+    assert fit_logistic(given, classes=classes).strength == best
+
+
+def test_what_comes_after_the_best_strength_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[float] = []
+    real = logistic._Path.loss
+
+    def loss(path: logistic._Path, strength: float) -> float:
+        tried.append(strength)
+        return real(path, strength)
+
+    monkeypatch.setattr(logistic._Path, "loss", loss)
+    found = fit_logistic(samples(150, 24, 0.5), classes=2).strength
+    assert max(tried) == STRENGTHS[STRENGTHS.index(found) + logistic._WORSE]
+
+
+def test_the_result_does_not_depend_on_how_many_folds_are_fitted_at_a_time() -> None:
+    given, before = samples(150, 24, 0.5), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 4):
+            torch.set_num_threads(threads)
+            found.append(fit_logistic(given, classes=2))
+    finally:
+        torch.set_num_threads(before)
+    assert (found[0].weight_CD == found[1].weight_CD).all()
+    assert found[0].strength == found[1].strength
+
+
+def test_a_fit_takes_one_thread_and_leaves_their_number_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def threads() -> list[int]:
+        return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
+
+    seen: list[list[int]] = []
+    monkeypatch.setattr(logistic, "_choose", lambda pairs: seen.append(threads()) or 1.0)
+    before = threads()
+    fit_logistic(samples(60, 4, 1.0), classes=2)
+    assert seen == [[1] * len(before)]
+    assert threads() == before
