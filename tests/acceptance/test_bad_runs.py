@@ -16,16 +16,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors import SafetensorError
 from tests.acceptance.jobs import ANSWERS, CLASSES, lines, recipe
+from tests.interrupting import stopping_at
 
 from tunesmith.cli import main
 from tunesmith.errors import RunError
 from tunesmith.runs import run as runs
-from tunesmith.training.loop import Loop
 
 TRAINING = "{max_steps: 4, batch_size: 4, checkpoint_every: 1, keep_checkpoints: 3}"
 FULL_DISK = OSError(28, os.strerror(28))
@@ -45,17 +44,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[[str], Path]) 
     """A folder with a finished run, `whole`, and one that stopped after two steps, `begun`."""
     folder = tmp_path_factory.mktemp("made")
     _job(folder, tiny("llama"))
-    step = Loop._step
-
-    def stop(loop: Loop, *given: Any) -> None:
-        if loop.progress.step == 2:
-            raise _PowerError("Power failed.")
-        step(loop, *given)
-
     words = ["train", str(folder / "recipe.yaml"), "--runs-dir", str(folder / "runs"), "--name"]
     assert main.run([*words, "whole"]) == 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Loop, "_step", stop)
+    with stopping_at(3, _PowerError("Power failed.")):
         assert main.run([*words, "begun"]) == 1
     return folder
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from tests.acceptance.jobs import ANSWERS, lines, recipe
+from tests.interrupting import stopping_at
 from tests.tiny import tiny_tokenizer
 
 from tunesmith import api
 from tunesmith.data.chat import ChatEncoder
 from tunesmith.data.records import Message
-from tunesmith.training.loop import Loop
 
 DATED = (
     "{% for m in messages %}{% if loop.first %}<|im_start|>system\n"
@@ -45,16 +45,13 @@ def weights(run: Path) -> dict:
     return load_file(run / "model" / "adapter_model.safetensors")
 
 
-def test_a_run_that_goes_on_another_day_ends_where_it_would_have(
-    here, command, tiny, monkeypatch, on
-) -> None:
+def test_a_run_that_goes_on_another_day_ends_where_it_would_have(here, command, tiny, on) -> None:
     (here / "train.jsonl").write_text(lines(ANSWERS))
     task = json.dumps({"name": "instruct", "max_new_tokens": 2, "template": DATED})
     (here / "recipe.yaml").write_text(recipe(model=tiny("llama"), task=task))
     on(date(2026, 11, 21))
     assert command("train", "recipe.yaml", "--name", "whole").code == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
+    with stopping_at(1, OSError(28, "No space")):
         assert command("train", "recipe.yaml", "--name", "begun").code == 1
     on(date(2027, 2, 3))
     assert command("train", "--resume", "begun").code == 0

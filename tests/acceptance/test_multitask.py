@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 from tests.acceptance.jobs import ANSWERS, CLASSES, NUMBERS, RELATED, TAGGED, lines
+from tests.interrupting import stopping_at
 
 import tunesmith
 from tunesmith.cli.contracts import CheckDocument, EvaluateDocument, TrainDocument
 from tunesmith.errors import RecipeError
-from tunesmith.training.loop import Loop
 
 RECIPE = """model: {model}
 task:
@@ -62,21 +62,13 @@ def events(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
 
 
-def test_resumed_equals_uninterrupted(here, command, write, monkeypatch) -> None:
+def test_resumed_equals_uninterrupted(here, command, write) -> None:
     write(
         mood=LATE,
         training=f"{TRAINING}, checkpoint_every: 3, validate_every: 4, keep_best: true",
     )
     assert command("train", "recipe.yaml", "--name", "whole").code == 0
-    step = Loop._step
-
-    def stops(self, bar, feed) -> None:
-        if self.progress.step == 5:
-            raise OSError(28, "No space left on device")
-        step(self, bar, feed)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_step", stops)
+    with stopping_at(6, OSError(28, "No space left on device")):
         assert command("train", "recipe.yaml", "--name", "cut").code != 0
     assert command("train", "--resume", "cut").code == 0
     whole, cut = here / "runs/whole", here / "runs/cut"

@@ -6,12 +6,12 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from tests.acceptance.jobs import CLASSES, NUMBERS, RANKED, RELATED, SEVERAL, lines
+from tests.interrupting import stopping_at
 from tests.tiny import tiny_model_folder
 from torch import nn
 
 from tunesmith import api
 from tunesmith.console import Console
-from tunesmith.engine.engine import Engine
 from tunesmith.errors import RecipeError
 from tunesmith.models.heads import FeatureHead, FeatureModel, pooled
 from tunesmith.models.load import load_result
@@ -169,21 +169,11 @@ def test_dropout_stands_before_each_map_while_it_learns():
     assert torch.equal(head.eval().outputs(rows), plain)
 
 
-def test_a_run_goes_on_exactly(bases, tmp_path, monkeypatch):
+def test_a_run_goes_on_exactly(bases, tmp_path):
     given = recipe(bases("bert"), tmp_path, technique="lora", pooling="max", width=8, dropout=0.2)
     whole = api.train(given, runs_dir=tmp_path, name="whole", console=SILENT)
-    taken, step = [], Engine.optimizer_step
-
-    def stop_in_the_middle(engine, learning_rate):
-        taken.append(learning_rate)
-        if len(taken) == 3:
-            raise KeyboardInterrupt
-        return step(engine, learning_rate)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Engine, "optimizer_step", stop_in_the_middle)
-        with pytest.raises(Interrupted):
-            api.train(given, runs_dir=tmp_path, name="cut", console=SILENT)
+    with stopping_at(3), pytest.raises(Interrupted):
+        api.train(given, runs_dir=tmp_path, name="cut", console=SILENT)
     cut = api.resume(tmp_path / "cut", console=SILENT)
     one, other = (load_result(run.path / "model").module.state_dict() for run in (whole, cut))
     assert all(torch.equal(one[name], other[name]) for name in one)

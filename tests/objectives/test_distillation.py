@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.acceptance.jobs import ANSWERS, CLASSES, lines
+from tests.interrupting import stopping_at
 from tests.tiny import tiny_model, tiny_model_folder
 from torch.nn.functional import cosine_similarity, cross_entropy, kl_div, log_softmax
 
@@ -25,7 +26,6 @@ from tunesmith.runs.prepare import prepare
 from tunesmith.runs.run import Run
 from tunesmith.runs.teacher import Teacher
 from tunesmith.runs.train import resume, train
-from tunesmith.training.events import Events
 from tunesmith.training.guards import Interrupted
 
 SILENT = Console(quiet=True)
@@ -159,24 +159,13 @@ def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunesmith.runs.train.write_report", lambda path: None)
 
 
-def test_a_run_teaches_and_a_stopped_student_goes_on_exactly(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_teaches_and_a_stopped_student_goes_on_exactly(folder: Path, tmp_path: Path) -> None:
     tuned = recipe(folder, None, technique={"name": "lora", "rank": 2})
     teacher = train(tuned, runs_dir=tmp_path, name="teacher", console=SILENT)
     given = recipe(folder, {"name": "distillation", "teacher": str(teacher.path), "hidden": 0.1})
     whole = train(given, runs_dir=tmp_path, name="whole", console=SILENT)
-    write = Events.write
-
-    def stops(self: Events, **event: Any) -> None:
-        if event["step"] == 3:
-            raise KeyboardInterrupt
-        write(self, **event)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Events, "write", stops)
-        with pytest.raises(Interrupted):
-            train(given, runs_dir=tmp_path, name="stopped", console=SILENT)
+    with stopping_at(3), pytest.raises(Interrupted):
+        train(given, runs_dir=tmp_path, name="stopped", console=SILENT)
     stopped = weights(resume("stopped", runs_dir=tmp_path, console=SILENT))
     assert all(stopped[name].equal(tensor) for name, tensor in weights(whole).items())
     assert "teacher" in json.loads(whole.folder.record.read_text())["inputs"]

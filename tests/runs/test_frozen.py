@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.acceptance.jobs import ANSWERS, CLASSES, lines
-from tests.runs.test_memory_budget import state, train_and_kill
+from tests.interrupting import state, train_and_kill
 from tests.tiny import tiny_model_folder
 
 from tunesmith import api
@@ -192,7 +192,7 @@ def test_losses_and_metrics_are_those_of_computing_every_time(family, technique,
 def test_a_run_that_was_killed_ends_with_the_same_bits(family, technique, lost, folder) -> None:
     made = recipe(folder, technique, family, epochs=2, checkpoint_every=1)
     whole = api.train(made, name="whole", console=Console(quiet=True))
-    train_and_kill(made, before=4)
+    train_and_kill(made, at=4)
     if lost:
         shutil.rmtree(frozen.frozen_folder())
     resumed = api.resume("killed", console=Console(quiet=True))
@@ -203,7 +203,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(family, technique, lost, 
 def test_a_resumed_run_takes_the_decision_of_its_record(folder, monkeypatch) -> None:
     made = recipe(folder, HEAD, checkpoint_every=1)
     monkeypatch.setattr(frozen, "reading_rate", lambda folder: 1.0)
-    train_and_kill(made, before=2)
+    train_and_kill(made, at=2)
     monkeypatch.setattr(frozen, "reading_rate", lambda folder: 1e12)
     console = Listening()
     api.resume("killed", console=console)

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from tests.interrupting import stopping_at
 from tests.tiny import tiny_model_folder
 
 from tunesmith.console import Console
 from tunesmith.runs.run import Run
 from tunesmith.runs.train import resume, train
-from tunesmith.training.events import Events
 from tunesmith.training.guards import Interrupted
 
 SILENT = Console(quiet=True)
@@ -45,20 +45,11 @@ def weights(run: Run) -> dict[str, Any]:
 
 
 def test_a_run_that_was_stopped_hides_what_it_would_have_hidden(
-    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: dict[str, Any], tmp_path: Path
 ) -> None:
     whole = train(recipe, runs_dir=tmp_path, name="whole", console=SILENT)
-    write = Events.write
-
-    def stops(self: Events, **event: Any) -> None:
-        if event["step"] == 5:  # in the second epoch
-            raise KeyboardInterrupt
-        write(self, **event)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Events, "write", stops)
-        with pytest.raises(Interrupted):
-            train(recipe, runs_dir=tmp_path, name="stopped", console=SILENT)
+    with stopping_at(5), pytest.raises(Interrupted):  # in the second epoch
+        train(recipe, runs_dir=tmp_path, name="stopped", console=SILENT)
     stopped = resume("stopped", runs_dir=tmp_path, console=SILENT)
     ours, theirs = weights(stopped), weights(whole)
     assert all(ours[name].equal(theirs[name]) for name in theirs)

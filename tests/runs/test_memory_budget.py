@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 from tests.acceptance.jobs import ANSWERS, lines
+from tests.interrupting import state, train_and_kill
 from tests.tiny import LAYERS, tiny_model_folder
 
 from tunesmith import api
@@ -30,10 +29,6 @@ LEAN = {
         "precision": "bfloat16",
     },
 }
-
-
-class KilledError(Exception):
-    """The process is gone."""
 
 
 @pytest.fixture(scope="module")
@@ -61,35 +56,11 @@ def recipe(model: Path, technique: object = "full", **training: object) -> dict[
     }
 
 
-def train_and_kill(recipe: dict[str, object], before: int) -> None:
-    """Train as a run called `killed`, whose process ends before the update of this step."""
-    real, calls = Engine.optimizer_step, iter(range(1, 100))
-
-    def optimizer_step(engine: Engine, rate: float) -> float:
-        if next(calls) == before:
-            raise KilledError
-        return real(engine, rate)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "optimizer_step", optimizer_step)
-        with pytest.raises(KilledError):
-            api.train(recipe, name="killed", console=SILENT)
-
-
-def state(run: Path) -> dict[str, bytes]:
-    """What learnt and the optimiser's moments, after the last step."""
-    latest = run / "checkpoints" / (run / "checkpoints/latest").read_text().strip()
-    tensors = load_file(latest / "state.safetensors")
-    return {
-        n: t.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for n, t in tensors.items()
-    }
-
-
 @pytest.mark.parametrize("form", LEAN)
 def test_a_run_that_was_killed_ends_with_the_same_weights_and_moments(form, model) -> None:
     wanted = recipe(model, **LEAN[form])
     whole = api.train(wanted, name="whole", console=SILENT)
-    train_and_kill(wanted, before=3)
+    train_and_kill(wanted, at=3)
     resumed = api.resume("killed", console=SILENT)
     assert state(resumed.path) == state(whole.path)
 
@@ -115,7 +86,7 @@ def test_as_few_layers_as_fit_are_computed_twice_and_the_result_is_the_same(
 
 def test_a_resumed_run_takes_the_choice_that_it_began_with(model, monkeypatch) -> None:
     monkeypatch.setattr(memory_budget, "free_bytes", lambda device: 0)
-    train_and_kill(recipe(model), before=2)
+    train_and_kill(recipe(model), at=2)
     monkeypatch.setattr(memory_budget, "free_bytes", lambda device: 10**15)
     chosen: list[int] = []
     real = Engine.optimizer_step

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from tests.acceptance.jobs import ANSWERS, CLASSES, TEXTS, lines
+from tests.interrupting import stopping_at
 from tests.tiny import tiny_model_folder
 
 from tunesmith import api
@@ -30,7 +31,6 @@ from tunesmith.runs.prepare import prepare
 from tunesmith.runs.retain import check_replayed
 from tunesmith.runs.run import Run
 from tunesmith.runs.train import resume, train
-from tunesmith.training.events import Events
 from tunesmith.training.guards import Interrupted
 
 SILENT = Console(quiet=True)
@@ -102,17 +102,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     monkeypatch.setattr("tunesmith.runs.train.write_report", lambda path: None)
     given = recipe(folder, WAYS[way], technique={"name": "lora", "rank": 2})
     whole = train(given, runs_dir=tmp_path, name="whole", console=SILENT)
-    write = Events.write
-
-    def stops(self: Events, **event: Any) -> None:
-        if event["step"] == 3:
-            raise KeyboardInterrupt
-        write(self, **event)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Events, "write", stops)
-        with pytest.raises(Interrupted):
-            train(given, runs_dir=tmp_path, name="stopped", console=SILENT)
+    with stopping_at(3), pytest.raises(Interrupted):
+        train(given, runs_dir=tmp_path, name="stopped", console=SILENT)
     stopped = resume("stopped", runs_dir=tmp_path, console=SILENT)
     ours, theirs = weights(stopped), weights(whole)
     assert ours.keys() == theirs.keys()
@@ -306,17 +297,9 @@ def test_a_run_goes_on_with_the_texts_that_it_began_with_though_none_are_in_the_
     way: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tunesmith.runs.train.write_report", lambda path: None)
-    write, given = Events.write, recipe(folder, WAYS[way], technique={"name": "lora", "rank": 2})
-
-    def stops(self: Events, **event: Any) -> None:
-        if event["step"] == 2:
-            raise KeyboardInterrupt
-        write(self, **event)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Events, "write", stops)
-        with pytest.raises(Interrupted):
-            train(given, runs_dir=tmp_path, name="stopped", console=SILENT)
+    given = recipe(folder, WAYS[way], technique={"name": "lora", "rank": 2})
+    with stopping_at(2), pytest.raises(Interrupted):
+        train(given, runs_dir=tmp_path, name="stopped", console=SILENT)
     shutil.rmtree(cache_root() / "written")
     monkeypatch.setattr("tunesmith.runs.old_texts._written", None)  # would now write other ones
     assert resume("stopped", runs_dir=tmp_path, console=SILENT).summary["steps"] == 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.acceptance.jobs import ANSWERS, CLASSES, lines
-from tests.runs.test_memory_budget import state, train_and_kill
+from tests.interrupting import state, train_and_kill
 from tests.tiny import tiny_model_folder
 
 from tunesmith import api
@@ -74,8 +74,8 @@ def lost_and_learnt(run: api.Run) -> list[tuple[Any, ...]]:
 def test_a_run_that_was_killed_ends_with_the_same_bits(folder):
     made = recipe(folder)
     whole = api.train(made, name="whole", console=SILENT)
-    for before in (4, 6):  # within the first shard's second window, and at a window's end
-        train_and_kill(made, before=before)
+    for step in (4, 6):  # within the first shard's second window, and at a window's end
+        train_and_kill(made, at=step)
         resumed = api.resume("killed", console=SILENT)
         assert state(resumed.path) == state(whole.path)
         assert resumed.metrics == whole.metrics
@@ -166,7 +166,7 @@ def test_test_records_that_came_by_before_an_interruption_are_not_forgotten(fold
     rows = [*tested[:2], *ANSWERS[:12], tested[2], *ANSWERS[12:18]]  # the third: in a later window
     (tmp_path / "leak.jsonl").write_text(lines(rows))
     made["data"]["train"] = str(tmp_path / "leak.jsonl")
-    train_and_kill(made, before=5)  # within the second window
+    train_and_kill(made, at=5)  # within the second window
     with pytest.raises(DataError, match="3 of 6 test records have stood among the streamed"):
         api.resume("killed", console=SILENT)
 
@@ -176,7 +176,7 @@ def test_files_that_have_changed_are_not_gone_on_with(folder, tmp_path):
     grows = tmp_path / "grows.jsonl"
     grows.write_text((folder / "part-2.jsonl").read_text())
     made["data"]["train"] = str(grows)
-    train_and_kill(made, before=3)
+    train_and_kill(made, at=3)
     with grows.open("a") as file:
         file.write(lines(ANSWERS[:1]))
     with pytest.raises(InputError, match="the streamed files"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
+from tests.interrupting import stopping_at
 from tests.tiny import ENCODER_DECODERS, tiny_model, tiny_model_folder
 
 from tunesmith import api
@@ -24,7 +25,6 @@ from tunesmith.registry import TASKS
 from tunesmith.runs.build import refuse
 from tunesmith.tasks.seq2seq import Seq2Seq
 from tunesmith.techniques.lora import Lora
-from tunesmith.training.loop import Loop
 
 QUIET = Console(quiet=True)
 FAMILIES = (*ENCODER_DECODERS, "llama")
@@ -263,17 +263,8 @@ def test_a_run_that_was_stopped_goes_on_exactly(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "cache"))
     asked = recipe(tmp_path, "bart")
     whole = api.train(asked, runs_dir=tmp_path / "runs", name="whole", console=QUIET)
-    step = Loop._step
-
-    def stopping(self, bar, feed):
-        if self.progress.step == 2:
-            raise OSError("pulled out")
-        step(self, bar, feed)
-
-    monkeypatch.setattr(Loop, "_step", stopping)
-    with pytest.raises(OSError, match="pulled out"):
+    with stopping_at(3, OSError("pulled out")), pytest.raises(OSError, match="pulled out"):
         api.train(asked, runs_dir=tmp_path / "runs", name="cut", console=QUIET)
-    monkeypatch.setattr(Loop, "_step", step)
     gone_on = api.resume(tmp_path / "runs" / "cut", console=QUIET)
     ours, theirs = (r.path / "model" / "adapter_model.safetensors" for r in (gone_on, whole))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft.utils.loftq_utils import _low_rank_decomposition
 from safetensors.torch import load_file
+from tests.interrupting import stopping_at
 from tests.techniques.test_adapters import IDS, LABELS, learn, logits
 from tests.techniques.test_quantised import loaded, recipe, settings, stored
 from tests.tiny import DECODERS
@@ -14,7 +15,6 @@ from transformers import AutoModelForCausalLM
 
 from tunesmith import api
 from tunesmith.console import Console
-from tunesmith.engine.engine import Engine
 from tunesmith.errors import RecipeError
 from tunesmith.models.adapters import without_adapter
 from tunesmith.models.load import load_model, load_result
@@ -135,7 +135,7 @@ def test_a_base_that_is_not_quantised_here_is_refused(bases, tmp_path):
         prepare(parse_recipe(recipe(folder, tmp_path, technique=lora, base={})), SILENT)
 
 
-def test_a_run_goes_on_exactly_and_is_measured_against_the_base_alone(bases, tmp_path, monkeypatch):
+def test_a_run_goes_on_exactly_and_is_measured_against_the_base_alone(bases, tmp_path):
     lora = {"name": "lora", "rank": 2, "initial": "loftq"}
     given = recipe(bases("llama"), tmp_path, technique=lora)
     plain = api.train(recipe(bases("llama"), tmp_path), runs_dir=tmp_path, console=SILENT)
@@ -147,18 +147,8 @@ def test_a_run_goes_on_exactly_and_is_measured_against_the_base_alone(bases, tmp
     before = [{name: metric["before"] for name, metric in each.items()} for each in figures]
     assert before[0] == before[1]
 
-    taken, step = [], Engine.optimizer_step
-
-    def stop_in_the_middle(engine, learning_rate):
-        taken.append(learning_rate)
-        if len(taken) == 3:
-            raise KeyboardInterrupt
-        return step(engine, learning_rate)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Engine, "optimizer_step", stop_in_the_middle)
-        with pytest.raises(Interrupted):
-            api.train(given, runs_dir=tmp_path, name="cut", console=SILENT)
+    with stopping_at(3), pytest.raises(Interrupted):
+        api.train(given, runs_dir=tmp_path, name="cut", console=SILENT)
     cut = api.resume(tmp_path / "cut", console=SILENT)
     saved = [load_file(run.path / "model" / "adapter_model.safetensors") for run in (whole, cut)]
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])

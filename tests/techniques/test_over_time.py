@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.acceptance.jobs import ANSWERS, lines
+from tests.interrupting import stopping_at
 from tests.tiny import tiny_model, tiny_model_folder
 
 from tunesmith.console import Console
@@ -21,7 +22,6 @@ from tunesmith.models.seeded import seeded
 from tunesmith.objectives.token_likelihood import TokenLikelihood
 from tunesmith.registry import TECHNIQUES
 from tunesmith.runs.train import resume, train
-from tunesmith.training.events import Events
 from tunesmith.training.guards import Interrupted
 from tunesmith.training.memory import Memory
 
@@ -244,17 +244,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
         "evaluation": {"generate": 0, "probe": False, "resamples": 100},
     }  # fmt: skip
     whole = train(recipe, runs_dir=tmp_path, name="whole", console=SILENT)
-    write = Events.write
-
-    def stops(self: Events, **event: Any) -> None:
-        if event["step"] == 6:
-            raise KeyboardInterrupt
-        write(self, **event)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Events, "write", stops)
-        with pytest.raises(Interrupted):
-            train(recipe, runs_dir=tmp_path, name="stopped", console=SILENT)
+    with stopping_at(6), pytest.raises(Interrupted):
+        train(recipe, runs_dir=tmp_path, name="stopped", console=SILENT)
     stopped = resume("stopped", runs_dir=tmp_path, console=SILENT)
     files = [next(run.folder.model.glob("*.safetensors")) for run in (stopped, whole)]
     ours, theirs = map(load_file, files)

@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.interrupting import stopping_at
 from tests.techniques.test_adapters import (
     IDS,
     LABELS,
@@ -263,22 +264,12 @@ def test_a_quantised_weight_is_not_unfrozen(bases):
         let_learn(model.module)
 
 
-def test_a_run_goes_on_exactly_and_is_used_as_it_was_trained(bases, tmp_path, monkeypatch):
+def test_a_run_goes_on_exactly_and_is_used_as_it_was_trained(bases, tmp_path):
     given = recipe(bases("llama"), tmp_path)
     whole = api.train(given, runs_dir=tmp_path, name="whole", console=SILENT)
 
-    taken, step = [], Engine.optimizer_step
-
-    def stop_in_the_middle(engine, learning_rate):
-        taken.append(learning_rate)
-        if len(taken) == 3:
-            raise KeyboardInterrupt
-        return step(engine, learning_rate)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Engine, "optimizer_step", stop_in_the_middle)
-        with pytest.raises(Interrupted):
-            api.train(given, runs_dir=tmp_path, name="cut", console=SILENT)
+    with stopping_at(3), pytest.raises(Interrupted):
+        api.train(given, runs_dir=tmp_path, name="cut", console=SILENT)
     cut = api.resume(tmp_path / "cut", console=SILENT)
     saved = [load_file(run.path / "model" / "adapter_model.safetensors") for run in (whole, cut)]
     assert saved[0].keys() == saved[1].keys()

@@ -16,6 +16,7 @@ from sklearn.linear_model import Ridge, RidgeClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from tests.acceptance.jobs import CLASSES, lines
+from tests.interrupting import state, train_and_kill
 from tests.tiny import LAYERS, tiny_model, tiny_model_folder
 
 from tunesmith import api
@@ -315,14 +316,12 @@ def test_the_features_are_computed_once_for_all_heads(folder, monkeypatch):
 
 
 def test_a_head_that_learns_by_steps_gets_better_and_is_gone_on_with(folder):
-    from tests.runs.test_memory_budget import state, train_and_kill
-
     made = recipe(folder, "bert", head="mlp", width=6)
     made["training"]["checkpoint_every"] = 1
     whole = api.train(made, console=SILENT)
     losses = [json.loads(line)["loss"] for line in (whole.path / "events.jsonl").open()]
     assert losses[-1] < losses[0]
-    train_and_kill(made, before=5)
+    train_and_kill(made, at=5)
     assert state(api.resume("killed", console=SILENT).path) == state(whole.path)
     base = load_file(folder / "tiny-bert-0" / "model.safetensors")
     saved = load_file(whole.path / "model" / "model.safetensors")
