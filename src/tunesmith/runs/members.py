@@ -10,8 +10,7 @@ from tunesmith.models.surgery.base import Operation
 from tunesmith.objectives.base import Objective
 from tunesmith.recipes.schema import Recipe
 from tunesmith.recipes.training import TrainingOptions
-from tunesmith.registry import OBJECTIVES, OPERATIONS, TASKS, TECHNIQUES
-from tunesmith.runs.retain import needs_validation
+from tunesmith.registry import OBJECTIVES, OPERATIONS, RETAINERS, TASKS, TECHNIQUES
 from tunesmith.runs.together import Together
 from tunesmith.tasks.base import Task
 from tunesmith.tasks.multitask import MultiTask
@@ -115,7 +114,8 @@ def check_decides(recipe: Recipe, task: Task, tested: int) -> None:
 
 def selects(recipe: Recipe) -> bool:
     """Return whether anything is chosen by validation, so that data must be split off for it."""
-    return selects_steps(recipe.training) or needs_validation(recipe)
+    retainers = (RETAINERS.get(choice.name) for choice in recipe.retain)
+    return selects_steps(recipe.training) or any(kind.needs_validation for kind in retainers)
 
 
 def selects_steps(training: TrainingOptions) -> bool:

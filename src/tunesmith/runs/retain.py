@@ -34,7 +34,6 @@ from tunesmith.techniques.base import Technique
 
 if TYPE_CHECKING:
     from tunesmith.runs.folder import RunFolder
-    from tunesmith.runs.prepare import Prepared
 
 
 @dataclass
@@ -76,11 +75,6 @@ class Retention:
         for member in self.members:
             found |= member.facts()
         return found
-
-
-def needs_validation(recipe: Recipe) -> bool:
-    """Whether a retainer chooses something on validation records."""
-    return any(RETAINERS.get(choice.name).needs_validation for choice in recipe.retain)
 
 
 def make_retention(
@@ -195,9 +189,8 @@ def keep_written(folder: RunFolder, retention: Retention) -> None:
             keep_texts(examples, aside / f"{name}.json")
 
 
-def examine(folder: RunFolder, prepared: Prepared, console: Console) -> None:
+def examine(folder: RunFolder, retention: Retention, console: Console) -> None:
     """Let the retainers find out what matters for old texts, or read what they found before."""
-    retention = prepared.retention
     for member in retention.members:
         old = retention.old.get(member.name)
         if old is None:

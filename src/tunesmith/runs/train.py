@@ -146,7 +146,7 @@ def _finish(folder: RunFolder, prepared: Prepared, frozen: Frozen | None, consol
         console.warn(warning)
     _introduce(prepared, console)
     keep(frozen, prepared, console)
-    examine(folder, prepared, console)
+    examine(folder, prepared.retention, console)
     before = measure_before(folder, prepared, console)
     learnt = learn(folder, prepared, console)
     find_point(folder, prepared, console)
