@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.acceptance.jobs import ANSWERS, CLASSES, lines
-from tests.runs.test_memory_budget import state
+from tests.interrupting import state
 from tests.tiny import tiny_model_folder
 
 from tunesmith import api
