@@ -277,7 +277,7 @@ def test_texts_of_a_model_are_another_models_no_more_once_anything_of_it_is_othe
 def test_of_two_that_want_the_same_texts_one_writes_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene, calls = scene_of(folder), []
+    scenes, calls = [scene_of(folder), scene_of(folder)], []
 
     def slowly(count: int, *given: Any) -> list[list[int]]:
         calls.append(count)
@@ -286,7 +286,7 @@ def test_of_two_that_want_the_same_texts_one_writes_them(
 
     monkeypatch.setattr("tunesmith.runs.old_texts._written", slowly)
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: own_texts(scene), range(2)))
+        found = list(pool.map(own_texts, scenes))
     assert calls == [3]
     assert found[0] == found[1]
 
