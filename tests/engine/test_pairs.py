@@ -263,3 +263,14 @@ def test_a_stop_that_is_forced_at_the_very_end_is_none_of_the_models_own():
     made = StockGenerator(model).generate([[10, 11, STOP]], Sampling(3, (STOP,)))
     assert len(made[0].ids) == 2
     assert not made[0].stopped
+
+
+def test_documents_are_laid_out_once_a_batch_for_all_layers(monkeypatch):
+    laid, stock = [], packed_pairs.side_by_side
+    engine = engine_for(tiny_model("t5", "seq2seq_lm"))
+    assert engine.packed
+    monkeypatch.setattr(
+        packed_pairs, "side_by_side", lambda *given: laid.append(given) or stock(*given)
+    )
+    learn(engine, [pairs("t5")])
+    assert [spans.causal for spans, _ in laid] == [False, True]

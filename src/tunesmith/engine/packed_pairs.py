@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from transformers import AttentionInterface
 from tunesmith.data.batch import Stream
 from tunesmith.engine.packing import NotPackableError, attending_as
 from tunesmith.kernels.attention import document_spans, packed_attention
-from tunesmith.kernels.biased import biased_attention
+from tunesmith.kernels.biased import SideBySide, biased_attention, side_by_side
 from tunesmith.kernels.spans import Rows, Spans
 from tunesmith.models.model import Model
 
@@ -41,6 +41,7 @@ class _Pairs:
 
     source: Stream
     target: Stream
+    _side_by_side: dict[tuple[Side, int], SideBySide] = field(default_factory=dict)
 
     @cached_property
     def within_source(self) -> Spans:
@@ -54,6 +55,14 @@ class _Pairs:
     def across(self) -> Spans:
         rows = Rows(self.source.cu_seqlens, self.target.cu_seqlens, keys_S=None)
         return document_spans(rows, causal=False)
+
+    def within(self, side: Side) -> Spans:
+        return self.within_source if side == "source" else self.within_target
+
+    def side_by_side(self, side: Side, heads: int) -> SideBySide:
+        if (side, heads) not in self._side_by_side:
+            self._side_by_side[side, heads] = side_by_side(self.within(side), heads)
+        return self._side_by_side[side, heads]
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def _within(reading: _Reading) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(attending_as(reading.stack, PACKED_PAIRS, _reading, reading))
         for module in reading.placed:
-            hook = _hook_for(module, reading.stream)
+            hook = _hook_for(module, reading)
             handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             stack.callback(handle.remove)
         yield
@@ -126,8 +135,9 @@ Hook = Callable[
 ]
 
 
-def _hook_for(module: Any, stream: Stream) -> Hook:
+def _hook_for(module: Any, reading: _Reading) -> Hook:
     """Return what hands a module the places in documents that it would take from columns."""
+    stream = reading.stream
     if _counts(module):
         return lambda _, args, kwargs: (args, {**kwargs, "position_ids": stream.positions_T})
 
@@ -138,7 +148,8 @@ def _hook_for(module: Any, stream: Stream) -> Hook:
             return args, kwargs
         if attention.has_relative_attention_bias:
             longest = max(stream.lengths)
-            bias = attention.compute_bias(longest, longest)
+            documents = reading.pairs.side_by_side(reading.side, attention.n_heads)
+            bias = documents.bias(attention.compute_bias(longest, longest))
         else:
             bias = attention.q.weight.new_zeros(1, attention.n_heads, 1, 1)
         return args, {**kwargs, "position_bias": bias}
@@ -163,17 +174,16 @@ def _attend(
         raise NotPackableError(f"its attention uses {unknown or ['a mask of its own']}")
     pairs, side = _reading.get().pairs, _reading.get().side
     own = side == "source" or bool(getattr(module, "is_causal", False))
-    spans = pairs.within_source if side == "source" else pairs.within_target
     if position_bias is not None and position_bias.shape[-1] > 1:
         if not own:
             raise NotPackableError("its attention to the source has a bias by place")
+        documents = pairs.side_by_side(side, query.shape[1])
         out = biased_attention(
-            query, key, value, spans, position_bias, scale=scaling, dropout=dropout
+            query, key, value, documents, position_bias, scale=scaling, dropout=dropout
         )
     else:  # a bias of one key, or of none, changes no weight
-        out = packed_attention(
-            query, key, value, spans if own else pairs.across, scale=scaling, dropout=dropout
-        )
+        spans = pairs.within(side) if own else pairs.across
+        out = packed_attention(query, key, value, spans, scale=scaling, dropout=dropout)
     return out.transpose(1, 2), None
 
 

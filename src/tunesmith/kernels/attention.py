@@ -66,7 +66,7 @@ def packed_attention(
     if q.is_cuda:
         return by_document(q, k, v, spans, scale=scale, dropout=dropout)
     output_THK: Tensor = _BlockAttention.apply(  # type: ignore[no-untyped-call]
-        *(x[0].transpose(0, 1).contiguous() for x in (q, k, v)),
+        *(x.squeeze(0).transpose(0, 1).contiguous() for x in (q, k, v)),
         spans,
         scale,
         Dropout.drawn(dropout),
@@ -108,9 +108,9 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tens
         starts.to(device=q.device, dtype=torch.int32) for starts in (spans.cu_own, spans.cu_seqlens)
     )
     output_THK = varlen_attn(
-        q[0].transpose(0, 1),
-        k[0].transpose(0, 1),
-        v[0].transpose(0, 1),
+        q.squeeze(0).transpose(0, 1),
+        k.squeeze(0).transpose(0, 1),
+        v.squeeze(0).transpose(0, 1),
         own,
         keys,
         *spans.longest,
