@@ -24,7 +24,7 @@ def losses(found: Samples, classes: int) -> list[float]:
     """The loss of the held-out folds for every strength."""
     standard = Standard.of(found).apply(found)
     pairs = logistic.pairs_to_choose_by(standard, None, classes, 0)
-    paths = [logistic._Path(kept, out) for kept, out in pairs]
+    paths = [logistic._Path(kept, out, classes) for kept, out in pairs]
     return [sum(path.loss(strength) for path in paths) for strength in STRENGTHS]
 
 
@@ -36,6 +36,32 @@ def test_the_strength_is_the_best_of_all(signal: float, classes: int, size: int)
     given = samples(150, size, signal, classes)
     best = STRENGTHS[int(np.argmin(losses(given, classes)))]
     assert fit_logistic(given, classes=classes).strength == best
+
+
+@pytest.mark.parametrize(("classes", "count"), [(2, 5), (3, 5), (4, 3)])
+def test_folds_are_those_of_scikit_learn(classes: int, count: int) -> None:
+    from sklearn.model_selection import StratifiedKFold
+
+    given = samples(97, 8, 0.0, classes)
+    folds = StratifiedKFold(count, shuffle=True, random_state=3)
+    expected = [out.tolist() for _, out in folds.split(given.features_BD, given.labels_B)]
+    fold_B = logistic._folds(given.labels_B, count, 3)
+    assert [np.flatnonzero(fold_B == fold).tolist() for fold in range(count)] == expected
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("strength", [1e-3, 0.1, 10.0])
+def test_a_fit_is_that_of_scikit_learn(classes: int, strength: float) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    given = samples(120, 16, 0.5, classes)
+    given = Standard.of(given).apply(given)
+    theirs = LogisticRegression(C=strength, max_iter=5000, tol=1e-9)
+    theirs.fit(given.features_BD, given.labels_B)
+    ours = logistic._fit(given, classes, strength)
+    found = logistic._log_probabilities(given.features_BD, ours[:, :-1], ours[:, -1])
+    expected = theirs.predict_log_proba(given.features_BD)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_what_comes_after_the_best_strength_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +97,7 @@ def test_a_fit_takes_one_thread_and_leaves_their_number_as_it_was(
         return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
 
     seen: list[list[int]] = []
-    monkeypatch.setattr(logistic, "_choose", lambda pairs: seen.append(threads()) or 1.0)
+    monkeypatch.setattr(logistic, "_choose", lambda *given: seen.append(threads()) or 1.0)
     before = threads()
     fit_logistic(samples(60, 4, 1.0), classes=2)
     assert seen == [[1] * len(before)]

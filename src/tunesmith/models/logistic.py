@@ -1,13 +1,16 @@
 """Fits the linear map of a `FeatureHead`: multinomial logistic regression, a convex problem.
 
-    features_BD, labels_B ──standardise──> scikit-learn ──fold the scales in──> weight_CD, bias_C
+    features_BD, labels_B ──standardise──> L-BFGS ──fold the scales in──> weight_CD, bias_C
 
-The strength of the L2 penalty is chosen by the mean log-likelihood of held-out records: those that
-are given, or folds of the training records. Each fit takes one thread, the folds are fitted beside
-one another: products of this size lose more by waiting for a second thread than they gain. It knows
-features and labels, no model.
+What is minimised is what scikit-learn's LogisticRegression minimises (for two classes one row of
+log-odds), and in the same way; it is written out here because to import that takes longer than to
+fit. The strength of the L2 penalty is chosen by the mean log-likelihood of held-out records: those
+that are given, or folds of the training records. Each fit takes one thread, the folds are fitted
+beside one another: products of this size lose more by waiting for a second thread than they gain.
+It knows features and labels, no model.
 
-Shapes: B records, D features, C classes.
+Source: Liu and Nocedal, 1989, Mathematical Programming 45 (L-BFGS).
+Shapes: B records, D features, C classes, R rows that are fitted, E = D + 1 (the bias is the last).
 """
 
 from __future__ import annotations
@@ -19,9 +22,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 from torch import Tensor, get_num_threads
 
@@ -33,6 +35,8 @@ STRENGTHS = tuple(float(10.0**power) for power in np.arange(-4.0, 1.1, 0.5))
 """The inverse penalties that are tried, on standardised features."""
 
 _FOLDS = 5
+_STEPS, _GRADIENT = 2000, 1e-5
+"""A fit ends after so many steps, or where no element of the gradient is larger."""
 
 _WORSE = 2
 """So many strengths in a row that are worse than the best one end the search for it."""
@@ -94,14 +98,13 @@ def fit_logistic(
     with threadpool_limits(1, user_api="blas"):
         if strength is None:
             apart = None if held_out is None else standard.apply(held_out)
-            strength = _choose(pairs_to_choose_by(train, apart, classes, seed))
-        fitted = _regression(strength).fit(train.features_BD, train.labels_B)
-    loss = float(log_loss(train.labels_B, fitted.predict_proba(train.features_BD)))
-    weight_CD, bias_C = fitted.coef_, fitted.intercept_
-    if classes == 2:  # scikit-learn gives one row, the log-odds: halves give the same softmax
+            strength = _choose(pairs_to_choose_by(train, apart, classes, seed), classes)
+        fitted_RE = _fit(train, classes, strength)
+    weight_CD, bias_C = fitted_RE[:, :-1], fitted_RE[:, -1]
+    if classes == 2:  # of the log-odds: halves give the same softmax
         weight_CD = np.concatenate([-weight_CD, weight_CD]) / 2
         bias_C = np.concatenate([-bias_C, bias_C]) / 2
-    return standard.folded(weight_CD, bias_C, strength, loss)
+    return standard.folded(weight_CD, bias_C, strength, _loss(train, fitted_RE))
 
 
 @dataclass(frozen=True)
@@ -147,12 +150,26 @@ def pairs_to_choose_by(
     rarest = int(np.bincount(train.labels_B, minlength=classes).min())
     if rarest < 2:
         return []  # a class would be lost
-    folds = StratifiedKFold(min(_FOLDS, rarest), shuffle=True, random_state=seed)
-    splits = folds.split(train.features_BD, train.labels_B)
-    return [(train.take(kept), train.take(out)) for kept, out in splits]
+    fold_B = _folds(train.labels_B, min(_FOLDS, rarest), seed)
+    return [(train.take(fold_B != fold), train.take(fold_B == fold)) for fold in np.unique(fold_B)]
 
 
-def _choose(pairs: list[tuple[Samples, Samples]]) -> float:
+def _folds(labels_B: NDArray[Any], count: int, seed: int) -> NDArray[np.int64]:
+    """Return a fold for each record, all classes spread evenly: those of StratifiedKFold."""
+    generator = np.random.RandomState(seed)
+    labels, firsts = np.unique(labels_B, return_index=True)
+    fold_B = np.empty(len(labels_B), dtype=np.int64)
+    dealt = 0
+    for label in labels[np.argsort(firsts)]:
+        own_B = labels_B == label
+        folds = np.sort(np.arange(dealt, dealt + own_B.sum()) % count)
+        generator.shuffle(folds)
+        fold_B[own_B] = folds
+        dealt += len(folds)
+    return fold_B
+
+
+def _choose(pairs: list[tuple[Samples, Samples]], classes: int) -> float:
     """Return the strength with the least loss on held-out records; the smaller one on a tie.
 
     The loss falls with weaker penalties until the map learns what is true of its own records only,
@@ -160,7 +177,7 @@ def _choose(pairs: list[tuple[Samples, Samples]]) -> float:
     """
     if not pairs:
         return 1.0
-    paths = [_Path(kept, out) for kept, out in pairs]
+    paths = [_Path(kept, out, classes) for kept, out in pairs]
     losses: list[float] = []
     best = 0
     with ThreadPoolExecutor(min(len(paths), get_num_threads())) as threads:
@@ -175,16 +192,51 @@ def _choose(pairs: list[tuple[Samples, Samples]]) -> float:
 class _Path:
     """Fits on some records at rising strengths; each begins where the one before it ended."""
 
-    def __init__(self, kept: Samples, out: Samples) -> None:
-        self._kept, self._out = kept, out
-        self._fit = _regression(STRENGTHS[0], warm_start=True)
+    def __init__(self, kept: Samples, out: Samples, classes: int) -> None:
+        self._kept, self._out, self._classes = kept, out, classes
+        self._fitted_RE: Floats | None = None
 
     def loss(self, strength: float) -> float:
         """Return the loss of the other records at the next strength."""
-        fit = self._fit.set_params(C=strength).fit(self._kept.features_BD, self._kept.labels_B)
-        probabilities = fit.predict_proba(self._out.features_BD)
-        return float(log_loss(self._out.labels_B, probabilities, labels=fit.classes_))
+        self._fitted_RE = _fit(self._kept, self._classes, strength, self._fitted_RE)
+        return _loss(self._out, self._fitted_RE)
 
 
-def _regression(strength: float, *, warm_start: bool = False) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=2000, tol=1e-5, warm_start=warm_start)
+def _fit(samples: Samples, classes: int, strength: float, start_RE: Floats | None = None) -> Floats:
+    """Return the weights and biases under which `samples` and the penalty cost least."""
+    features_BD, labels_B = samples.features_BD, samples.labels_B
+    records, size = features_BD.shape
+    shape = (1 if classes == 2 else classes, size + 1)
+    penalty = 1.0 / (strength * records)
+    own_BR = labels_B[:, None] == np.arange(classes)[-shape[0] :]
+
+    def cost(flat: Floats) -> tuple[float, Floats]:
+        weight_RD, bias_R = flat.reshape(shape)[:, :-1], flat.reshape(shape)[:, -1]
+        log_BC = _log_probabilities(features_BD, weight_RD, bias_R)
+        loss = -log_BC[np.arange(records), labels_B].mean()
+        slope_BR = (np.exp(log_BC[:, -shape[0] :]) - own_BR) / records
+        slope_RE = np.empty(shape)
+        slope_RE[:, :-1] = slope_BR.T @ features_BD + penalty * weight_RD
+        slope_RE[:, -1] = slope_BR.sum(0)
+        return float(loss + penalty / 2 * (weight_RD**2).sum()), slope_RE.ravel()
+
+    start = np.zeros(shape) if start_RE is None else start_RE
+    limits = {"maxiter": _STEPS, "maxls": 50, "gtol": _GRADIENT, "ftol": 64 * np.finfo(float).eps}
+    found = minimize(cost, start.ravel(), jac=True, method="L-BFGS-B", options=limits)
+    fitted_RE: Floats = found.x.reshape(shape)
+    return fitted_RE
+
+
+def _loss(samples: Samples, fitted_RE: Floats) -> float:
+    """The mean negative log-likelihood, in nats."""
+    log_BC = _log_probabilities(samples.features_BD, fitted_RE[:, :-1], fitted_RE[:, -1])
+    return float(-log_BC[np.arange(len(log_BC)), samples.labels_B].mean())
+
+
+def _log_probabilities(features_BD: Floats, weight_RD: Floats, bias_R: Floats) -> Floats:
+    """The log-probability of each class, `[B, C]`; of one row: the log-odds of the second."""
+    scores_BC = features_BD @ weight_RD.T + bias_R
+    if scores_BC.shape[1] == 1:
+        scores_BC = np.concatenate([-scores_BC, scores_BC], axis=1) / 2
+    log_BC: Floats = log_softmax(scores_BC, axis=1)
+    return log_BC

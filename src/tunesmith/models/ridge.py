@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from sklearn.model_selection import KFold
 
 from tunesmith.models.logistic import (
     STRENGTHS,
@@ -93,6 +92,8 @@ def fit_ridge_numbers(
     elif len(train.labels_B) < _FOLDS:
         pairs = []
     else:
+        from sklearn.model_selection import KFold
+
         folds = KFold(_FOLDS, shuffle=True, random_state=seed).split(train.features_BD)
         pairs = [(train.take(kept), train.take(out)) for kept, out in folds]
     if strength is None:
