@@ -10,11 +10,11 @@ import itself is quick and loads no torch.
 
 from __future__ import annotations
 
-import gc
 import importlib
 from typing import TYPE_CHECKING, Any
 
 from tunesmith import errors
+from tunesmith.imports import uncollected
 
 if TYPE_CHECKING:
     from tunesmith.api import (
@@ -56,23 +56,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name != "api" and name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    api = _import_api()
+    with uncollected():
+        api = importlib.import_module("tunesmith.api")
     return api if name == "api" else getattr(api, name)
-
-
-def _import_api() -> Any:
-    """Import the doors, and torch with them.
-
-    What modules are made of stays; to look through it for garbage all the while would take a
-    seventh of the time.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        return importlib.import_module("tunesmith.api")
-    finally:
-        if collects:
-            gc.enable()
 
 
 def __dir__() -> list[str]:

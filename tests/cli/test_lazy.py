@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tunesmith.imports import uncollected
+
 HEAVY = ("torch", "transformers", "peft", "datasets", "sklearn", "matplotlib", "numpy", "pandas")
 
 SNIPPETS = {
@@ -39,6 +41,19 @@ def test_training_begins_without_what_is_needed_at_its_end_or_by_some_recipes() 
     loaded = set(_python(f"{code}; print(*sys.modules)").split())
     assert "torch" in loaded
     assert loaded.isdisjoint(later)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_the_collector_rests_while_modules_are_imported(collects: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        with pytest.raises(ImportError), uncollected():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_a_process_ends_without_looking_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.imports import uncollected
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -218,9 +220,10 @@ def _running_mean(values: Sequence[float]) -> list[float]:
 @contextmanager
 def _figure(name: str, width: float, height: float) -> Iterator[tuple[Figure, Any]]:
     """Yield a figure of so many inches and its axes, under the style of the report."""
-    import matplotlib as mpl  # most commands draw nothing
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    with uncollected():  # here, as most commands draw nothing
+        import matplotlib as mpl
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
 
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(width, height), layout="constrained")

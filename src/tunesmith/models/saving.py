@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.errors import RunError
+from tunesmith.imports import uncollected
 from tunesmith.models.altered import surgery_of
 from tunesmith.models.atomic import written_aside
 from tunesmith.models.feature_files import dense_folders, write_maps
@@ -176,7 +177,8 @@ def _read_back(model: Model, folder: Path, ids_1T: Tensor) -> Tensor | None:
     if isinstance(model.module, FeatureModel) or model.pooling is not None:
         if find_spec("sentence_transformers") is None:
             return None
-        from sentence_transformers import SentenceTransformer
+        with uncollected():
+            from sentence_transformers import SentenceTransformer
 
         reader = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         features = {"input_ids": ids_1T, "attention_mask": torch.ones_like(ids_1T)}
