@@ -45,12 +45,14 @@ def test_training_begins_without_what_is_needed_at_its_end_or_by_some_recipes() 
 
 @pytest.mark.parametrize("collects", [True, False])
 def test_the_collector_rests_while_modules_are_imported(collects: bool) -> None:
-    before = gc.isenabled()
+    before, seen = gc.isenabled(), []
     try:
         (gc.enable if collects else gc.disable)()
+        with uncollected():
+            seen.append(gc.isenabled())
         with pytest.raises(ImportError), uncollected():
-            assert not gc.isenabled()
             raise ImportError
+        assert seen == [False]
         assert gc.isenabled() is collects
     finally:
         (gc.enable if before else gc.disable)()
