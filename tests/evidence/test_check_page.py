@@ -102,10 +102,11 @@ def test_without_a_close_look_there_is_no_section_for_it() -> None:
     assert "a difference of 0.250 or more" in text
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_said_and_nothing_left_there(tmp_path: Path) -> None:
     (tmp_path / "check.html").mkdir()
     with pytest.raises(RunError, match="could not be written"):
         write_check_page(document(), tmp_path / "check.html", "1")
+    assert [path.name for path in tmp_path.iterdir()] == ["check.html"]
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "topic/macro_f1", "f1[a/b]"])

@@ -7,17 +7,16 @@ is escaped. It chooses what to show; what is true is decided elsewhere.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tunesmith.errors import InputError, RunError
+from tunesmith.errors import InputError
 from tunesmith.evidence import figures, plots
+from tunesmith.evidence.page import render_page, write_page
 from tunesmith.evidence.ranges import exists
 
 SHOWN = 50
@@ -64,33 +63,16 @@ def write_check_page(document: Document, path: Path, version: str) -> None:
         RunError: the place cannot be written.
     """
     page = render_check(document, version)
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        aside.write_text(page, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise RunError(
-            f"The page could not be written: {error.strerror}.",
-            where=str(path),
-            fix="Choose a folder that is there and may be written.",
-        ) from error
+    fix = "Choose a folder that is there and may be written."
+    write_page(page, path, called="page", fix=fix)
 
 
 def render_check(document: Document, version: str) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=PackageLoader("tunesmith.evidence", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    loader = environment.loader
-    assert loader is not None
-    styles = [loader.get_source(environment, name)[0] for name in ("report.css", "check.css")]
     deep = document["deep"]
-    return environment.get_template("check.html.jinja").render(
-        style=Markup("\n".join(styles)),
+    return render_page(
+        "check.html.jinja",
+        ("report.css", "check.css"),
         figures=figures,
         version=version,
         check=document,

@@ -8,20 +8,18 @@ from `plots.py`; what is here is the choice of what to show.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tunesmith.errors import RunError
 from tunesmith.evidence import figures, plots
 from tunesmith.evidence.advice import advise
 from tunesmith.evidence.files import Evidence, Example, Metrics, Summary, read_evidence
+from tunesmith.evidence.page import render_page, write_page
 from tunesmith.evidence.tradeoff import drawing, sentence
 from tunesmith.evidence.utilisation import utilisation
 from tunesmith.evidence.verdict import state
@@ -39,32 +37,16 @@ def write_report(run_dir: Path) -> Path:
     """
     page = render(read_evidence(run_dir))
     path = run_dir / FILE_NAME
-    aside = run_dir / f".{FILE_NAME}.part"
-    try:
-        aside.write_text(page, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise RunError(
-            f"The report could not be written: {error.strerror}.",
-            where=str(path),
-            fix=f"Make room or set the permissions, then: tunesmith report {quote(str(run_dir))}",
-        ) from error
+    fix = f"Make room or set the permissions, then: tunesmith report {quote(str(run_dir))}"
+    write_page(page, path, called="report", fix=fix)
     return path
 
 
 def render(evidence: Evidence) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=PackageLoader("tunesmith.evidence", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
-    template = environment.get_template("report.html.jinja")
-    return template.render(
-        style=Markup(style),
+    return render_page(
+        "report.html.jinja",
+        ("report.css",),
         figures=figures,
         summary=evidence.summary,
         statement=state(evidence.metrics),
