@@ -346,8 +346,11 @@ def test_maps_that_are_packed_in_classes_of_their_own_are_linear_maps():
 
     model = tiny_llama()
     model.module.set_submodule("model.layers.0.mlp.up_proj", Packed())
-    found = study(model.module).layers[0].linears
-    assert "model.layers.0.mlp.up_proj" in found
+    for name in "qkvo":
+        model.module.set_submodule(f"model.layers.0.self_attn.{name}_proj", Packed())
+    found = study(model.module).layers[0]
+    assert "model.layers.0.mlp.up_proj" in found.linears
+    assert found.attentions == ("model.layers.0.self_attn",)
     assert map_sizes(model.module.get_submodule("model.layers.0.mlp.up_proj")) == (32, 48)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -137,9 +138,19 @@ def main() -> None:
     """The entry point of the console script."""
     if "_TUNESMITH_COMPLETE" in os.environ:
         app()  # the shell asks for completions
+    _quieten()
     code = run(sys.argv[1:])
     gc.freeze()  # else all that torch is made of is looked through for garbage before it is dropped
     sys.exit(code)
+
+
+def _quieten() -> None:
+    """Keep torchao from saying, wherever it is installed, which parts of it are for other machines.
+
+    transformers imports it, whatever the command is.
+    """
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _of_usage(error: Exception) -> failure.Failure:

@@ -33,7 +33,8 @@ from tunesmith.kernels.lora import LowRank, lora_product
 from tunesmith.kernels.norms import rms_norm
 from tunesmith.kernels.swiglu import swiglu
 from tunesmith.models.model import Model
-from tunesmith.models.quantised import is_wrapped
+from tunesmith.models.packed_maps import is_wrapped
+from tunesmith.models.quantised import quantised_maps
 
 Forward = Callable[..., Any]
 
@@ -58,6 +59,9 @@ def fused(model: Model, dtype: torch.dtype) -> dict[str, str]:
                 model.streamed.release()
     model.module.train(was_training)
     parts = {part: f"{count} fast" for part, count in sorted(counts.items())}
+    packed = len(quantised_maps(model.body))
+    if packed:
+        parts["quantised maps"] = f"{packed} expanded one by one: joint products need plain weights"
     return {"element-wise": native.native().reason, "format": str(dtype), **parts}
 
 

@@ -34,7 +34,7 @@ from tunesmith.kernels.decoder import (
 from tunesmith.kernels.norms import rms_norm
 from tunesmith.kernels.token_loss import LogitShape
 from tunesmith.models.model import Model
-from tunesmith.models.quantised import is_wrapped
+from tunesmith.models.packed_maps import is_wrapped
 
 _GELU = {"silu": False, "swish": False, "gelu_pytorch_tanh": True, "gelu_tanh": True}
 

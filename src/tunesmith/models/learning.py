@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tunesmith.errors import RecipeError, suggest
+from tunesmith.models.packed_maps import is_wrapped
 
 if TYPE_CHECKING:
     from tunesmith.models.model import Model
@@ -46,7 +47,7 @@ def widen(parameter: nn.Parameter) -> None:
     Raises:
         RecipeError: it is stored quantised.
     """
-    if not parameter.is_floating_point():
+    if not parameter.is_floating_point() or is_wrapped(parameter):
         raise RecipeError(
             "A weight that is stored quantised cannot learn.",
             where="base.quantize",

@@ -102,6 +102,7 @@ def load_model(
     module, report = _load_module(source, head, labels, read_in, seed, quantised)
     anatomy = study(module)
     if quantisation.is_quantised(module):
+        soundness.check_packed(source, module, anatomy)
         quantisation.settle(module)
     missing = {*report["missing_keys"], *(item[0] for item in report["mismatched_keys"])}
     poolers = () if anatomy.pooler is None else (anatomy.pooler,)
@@ -250,6 +251,8 @@ def _load_module(
         }
     if problem:
         options["problem_type"] = problem
+    config = read_config(source)
+    options |= quantisation.reading_options(config)
     if quantised is not None and isinstance(dtype, torch.dtype):
         skeleton = _skeleton(source, head, labels)
         options["quantization_config"] = quantised.load_options(skeleton, study(skeleton), dtype)
@@ -262,7 +265,8 @@ def _load_module(
         raise ModelError(
             f"The weights of {source.name} cannot be loaded: {first_line(error)}",
             where=str(source.path),
-            fix="Fetch or save the model again; a model that brings its own code is not run.",
+            fix=quantisation.reading_advice(config)
+            or "Fetch or save the model again; a model that brings its own code is not run.",
         ) from error
     return module, report
 

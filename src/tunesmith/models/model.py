@@ -76,7 +76,7 @@ class Model:
     def __post_init__(self) -> None:
         unsaved = getattr(self.module, "_keys_to_ignore_on_save", None) or ()
         self.fixed = tuple(name for name, _ in self.module.named_parameters() if name in unsaved)
-        self.parameters = sum(map(parameter_count, self.module.parameters()))
+        self.parameters = parameter_count(self.module)
 
     def of(self, member: str) -> Model:
         """Return the model of a member; this one where there are none."""

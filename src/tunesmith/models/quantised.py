@@ -9,7 +9,9 @@ quantised where that is asked for (QLoRA: Dettmers et al. 2023, arXiv:2305.14314
 norms, heads and the vocabulary layer are kept in float32. A gradient passes *through* a quantised
 map to what learns below it; the map itself cannot learn.
 
-bitsandbytes packs the weights, on a processor as on a GPU. It knows no recipe and no technique.
+bitsandbytes packs the weights, on a processor as on a GPU; checkpoints that others stored packed
+(torchao, GPTQ, AWQ) are computed with likewise, see `packed_maps.py`. It knows no recipe and no
+technique.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,19 +29,29 @@ from torch import Tensor, nn
 from tunesmith.errors import ModelError
 from tunesmith.kernels.expanded import int8_product
 from tunesmith.models.learning import widen
+from tunesmith.models.packed_maps import (
+    expand_where_used,
+    form_of,
+    is_packed,
+    is_wrapped,
+    numbers_in,
+    room_to_expand,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     from tunesmith.models.anatomy import Anatomy
 
 Kind = Literal["int8", "nf4"]
 
-_READERS: dict[str, tuple[tuple[str, ...], str]] = {
-    "bitsandbytes": (("bitsandbytes",), "quantized"),
-    "gptq": (("gptqmodel", "optimum"), "gptq"),
-    "awq": (("gptqmodel",), "awq"),
-    "torchao": (("torchao",), "torchao"),
+_READERS: dict[str, tuple[dict[str, str], str]] = {
+    "bitsandbytes": ({"bitsandbytes": "0.50", "accelerate": "1.1"}, "quantized"),
+    "gptq": ({"gptqmodel": "7.0", "optimum": "1.24"}, "gptq"),
+    "awq": ({"gptqmodel": "7.0", "accelerate": "1.1"}, "awq"),
+    "torchao": ({"torchao": "0.16"}, "torchao"),
 }
-"""Who stores quantised weights in files: the packages that read them, and the extra they are in."""
+"""Who stores quantised weights in files: the packages that read them, from which version on PEFT
+and transformers go with them, and the extra that they are in."""
 
 _OUTLIER = 6.0
 """Written into the configuration for other readers, who multiply larger inputs of an int8 map in 16
@@ -107,40 +120,87 @@ class Quantised:
 
 
 def check_installed(method: str, where: str) -> None:
-    """Raise ModelError where what reads weights of this method is not installed."""
+    """Raise ModelError where what reads weights of this method is not installed, or too old."""
+    from packaging.version import Version
+
     packages, extra = _READERS[method]
+    fix = f'Install it: pip install "tunesmith[{extra}]".'
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise ModelError(
             f"Weights that {method} quantises need {' and '.join(missing)}: not installed.",
             where=where,
-            fix=f'Install it: pip install "tunesmith[{extra}]".',
+            fix=fix,
         )
+    for name, least in packages.items():
+        if Version(version(name)) < Version(least):
+            raise ModelError(
+                f"Weights that {method} quantises need {name} {least} or newer; {version(name)} is"
+                " installed.",
+                where=where,
+                fix=fix,
+            )
+
+
+def reading_options(config: dict[str, Any]) -> dict[str, Any]:
+    """Return options for transformers under which weights stay packed as they lie in the files.
+
+    gptqmodel's faster products pack them anew for one device.
+    """
+    from transformers import AwqConfig, GPTQConfig
+
+    method = stored_as(config)
+    if method not in ("gptq", "awq"):
+        return {}
+    bits = config["quantization_config"].get("bits", 4)
+    plain = (
+        GPTQConfig(bits, backend="gptq_torch")
+        if method == "gptq"
+        else AwqConfig(bits=bits, backend="torch_awq")
+    )
+    return {"quantization_config": plain}
+
+
+def reading_advice(config: dict[str, Any]) -> str | None:
+    """Return what to do where a quantised checkpoint cannot be read; None for one that is not."""
+    method = stored_as(config)
+    if method not in _READERS:
+        return None
+    readers = " and ".join(f"{name} {version(name)}" for name in _READERS[method][0])
+    return (
+        f"Its files are read by {readers} on this machine: fetch the model again, try another"
+        " version of them, or choose the original model with `base: {quantize: nf4}`."
+    )
 
 
 def stored_as(config: dict[str, Any]) -> str | None:
     """Return by which method a model's files are quantised, or None where they are not."""
     stated = config.get("quantization_config")
-    return None if stated is None else str(stated.get("quant_method", "an unknown method"))
+    if stated is None:
+        return None
+    method = stated.get("quant_method", "an unknown method")
+    return str(getattr(method, "value", method))  # transformers has names of its own for them
 
 
-def is_readable(method: str) -> bool:
-    """Whether there is a reader for weights that are stored by this method."""
-    return method in _READERS
+def extra_of(method: str) -> str | None:
+    """Return the extra that reads weights which this method stored; None where none does."""
+    return _READERS[method][1] if method in _READERS else None
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether a map that bitsandbytes quantises is in `module`."""
+    """Whether a map that is stored quantised is in `module`."""
     return any(_is_quantised_map(part) for part in module.modules())
 
 
 def settle(module: nn.Module) -> None:
     """Put all that is not quantised in float32; let maps compute alike in training and in use."""
     for parameter in module.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and not is_wrapped(parameter):
             widen(parameter)
     for part in module.modules():
-        if not _is_quantised_map(part):
+        if is_packed(part):
+            expand_where_used(part)
+        if not _is_bitsandbytes_map(part):
             continue
         # A map of 4 bits would repack its weights when it is evaluated first, and in that form no
         # gradient passes through them.
@@ -159,17 +219,12 @@ def _expanding(part: Any) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def is_wrapped(tensor: Tensor) -> bool:
-    """Whether a tensor stands for others that hold its numbers packed, as torchao's do."""
-    return hasattr(tensor, "__tensor_flatten__")
-
-
 def stored_tensors(module: nn.Module) -> Iterator[Tensor]:
     """Yield parameters and buffers, and what is kept beside them (scales); of packed ones, that."""
     for tensor in (*module.parameters(), *module.buffers()):
-        yield from _unwrapped(tensor)
+        yield from unwrapped(tensor)
     for part in module.modules():
-        if _is_quantised_map(part):
+        if _is_bitsandbytes_map(part):
             weight: Any = part.weight
             state: Any = getattr(part, "state", None)
             found = [getattr(weight, "SCB", None), getattr(state, "SCB", None)]
@@ -180,19 +235,37 @@ def stored_tensors(module: nn.Module) -> Iterator[Tensor]:
             yield from (tensor for tensor in found if isinstance(tensor, Tensor))
 
 
-def _unwrapped(tensor: Any) -> Iterator[Tensor]:
-    if not is_wrapped(tensor):
-        yield tensor
-        return
-    names, _ = tensor.__tensor_flatten__()
-    for name in names:
-        yield from _unwrapped(getattr(tensor, name))
+def parameter_count(module: nn.Module) -> int:
+    """Return how many numbers the parameters of a module stand for.
+
+    Two of 4 bits are stored in a byte; the weights of GPTQ and AWQ are no parameters to PyTorch.
+    """
+    beside = sum(numbers_in(part) for part in module.modules() if hasattr(part, "qweight"))
+    return sum(map(_numbers_of, module.parameters())) + beside
 
 
-def parameter_count(parameter: nn.Parameter) -> int:
-    """Return how many numbers a parameter stands for: two 4-bit ones are stored in a byte."""
+def _numbers_of(parameter: nn.Parameter) -> int:
     state: Any = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
+
+
+def stored_facts(module: nn.Module) -> dict[str, str]:
+    """Return what the report says of a base that is stored quantised in its files, by heading."""
+    maps = [part for part in module.modules() if _is_quantised_map(part)]
+    if not maps:
+        return {}
+    config: Any = module.config
+    method = stored_as(config.to_dict())
+    forms = sorted({form_of(part) for part in maps})
+    return {
+        "Base": f"{len(maps)} linear maps are stored quantised in its files by {method}"
+        f" ({', '.join(forms)}), frozen; each is expanded while it is used, inputs are not rounded"
+    }
+
+
+def quantised_maps(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the maps that are stored quantised, by name."""
+    return {name: part for name, part in module.named_modules() if _is_quantised_map(part)}
 
 
 def base_bytes(module: nn.Module, anatomy: Anatomy) -> dict[str, int]:
@@ -211,19 +284,25 @@ def base_bytes(module: nn.Module, anatomy: Anatomy) -> dict[str, int]:
 
 
 def packed_bytes(module: nn.Module) -> int:
-    """Return the bytes of the weights that are stored in whole numbers."""
-    return sum(p.nbytes for p in module.parameters() if not p.is_floating_point())
+    """Return the bytes of the weights that are stored quantised, scales of packed maps included."""
+    whole = sum(p.nbytes for p in module.parameters() if not p.is_floating_point())
+    maps = [part for part in module.modules() if is_packed(part)]
+    return whole + sum(tensor.nbytes for part in maps for tensor in stored_tensors(part))
 
 
 def expanded_bytes(module: nn.Module, dtype: torch.dtype) -> int:
     """Return the bytes of the largest quantised map while it is used; 0 where there is none."""
-    sizes: list[int] = [
-        part.in_features * part.out_features  # type: ignore[operator, misc]
+    sizes = [
+        room_to_expand(part, dtype) if is_packed(part) else numbers_in(part) * dtype.itemsize
         for part in module.modules()
         if _is_quantised_map(part)
     ]
-    return max(sizes, default=0) * dtype.itemsize
+    return max(sizes, default=0)
 
 
 def _is_quantised_map(part: nn.Module) -> bool:
+    return _is_bitsandbytes_map(part) or is_packed(part)
+
+
+def _is_bitsandbytes_map(part: nn.Module) -> bool:
     return type(part).__name__ in ("Linear4bit", "Linear8bitLt") and isinstance(part, nn.Linear)

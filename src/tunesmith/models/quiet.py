@@ -6,9 +6,10 @@ bars would break ours.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from huggingface_hub.utils.tqdm import (
     are_progress_bars_disabled,
@@ -20,7 +21,11 @@ from transformers.utils import logging
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers, the hub client and Python warnings; afterwards as before."""
+    """Silence transformers, the hub client and Python warnings; afterwards as before.
+
+    Nor may anything reach standard output, where a command's own document goes: gptqmodel shows its
+    name there.
+    """
     verbosity = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
     hub_bars = not are_progress_bars_disabled()
@@ -28,7 +33,7 @@ def quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     disable_progress_bars()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

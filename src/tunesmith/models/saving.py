@@ -32,7 +32,8 @@ from tunesmith.models.heads import HEADS, FeatureModel, Pooling, own_outputs, po
 from tunesmith.models.load import load_result
 from tunesmith.models.model import Model
 from tunesmith.models.notes import Base, Notes, write_notes
-from tunesmith.models.quantised import is_wrapped, settle
+from tunesmith.models.packed_maps import is_wrapped
+from tunesmith.models.quantised import is_quantised, reading_options, settle
 from tunesmith.models.quiet import quiet
 
 SavedAs = Literal["full", "adapter", "features"]
@@ -192,12 +193,13 @@ def _read_back(model: Model, folder: Path, ids_1T: Tensor) -> Tensor | None:
     if model.streamed is not None:  # the base may be larger than memory
         again = load_result(folder, dtype=next(model.body.parameters()).dtype)
         return _logits(again, ids_1T)
-    how = {}
     if model.quantised is not None:
         dtype = config.dtype  # that it was read in before it was quantised
         how = {"quantization_config": config.quantization_config}
+    else:
+        how = reading_options(config.to_dict())
     reader = _reader_class(model).from_pretrained(folder, dtype=dtype, **classes, **how)
-    if model.quantised is not None:
+    if is_quantised(model.module):
         settle(reader.get_base_model())
     device = next(reader.parameters()).device
     logits = own_outputs(reader.eval(), input_ids=ids_1T.to(device)).cpu()

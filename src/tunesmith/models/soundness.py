@@ -11,13 +11,20 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, first_line
 from tunesmith.models import quantised
 from tunesmith.models.anatomy import Anatomy
 from tunesmith.models.heads import HEADS, own_outputs, pool_documents, token_outputs
 from tunesmith.models.model import Model
+from tunesmith.models.packed_maps import (
+    expanded_weight,
+    form_of,
+    is_packed,
+    is_wrapped,
+    unwrapped,
+)
 from tunesmith.models.resolve import Resolved
 from tunesmith.models.streamed import Streamed
 
@@ -33,7 +40,8 @@ def check_unquantised(source: Resolved, config: dict[str, Any]) -> None:
         raise ModelError(
             f"The weights of {source.name} are quantised ({method}).",
             where=str(source.path),
-            fix="Choose the original model, or a .gguf file, which is expanded once.",
+            fix="Choose the original model (`base: {quantize: nf4}` stores it in 4 bits), or a "
+            ".gguf file, which is expanded once.",
         )
 
 
@@ -49,9 +57,39 @@ def check_readable(source: Resolved, config: dict[str, Any], *, again: bool) -> 
     method = quantised.stored_as(config)
     if method is None:
         return
-    if again or not quantised.is_readable(method):
+    if again or quantised.extra_of(method) is None:
         check_unquantised(source, config)
     quantised.check_installed(method, str(source.path))
+
+
+def check_packed(source: Resolved, module: nn.Module, anatomy: Anatomy) -> None:
+    """Weights that are stored packed must be those of the layers' maps, and of a form known here.
+
+    Raises:
+        ModelError: another weight is, or the form cannot be expanded on this device.
+    """
+    within = {name for layer in anatomy.layers for name in layer.linears}
+    maps = {name: part for name, part in module.named_modules() if is_packed(part)}
+    others = [n.rpartition(".")[0] for n, p in module.named_parameters() if is_wrapped(p)]
+    outside = next((name for name in (*maps, *others) if name not in within), None)
+    instead = "Choose the original model with `base: {quantize: nf4}`, or a checkpoint "
+    if outside is not None:
+        raise ModelError(
+            f"{source.name} stores {outside} quantised, too; here only the linear maps of the"
+            " layers may be.",
+            where=str(source.path),
+            fix=f"{instead}that keeps embeddings and the vocabulary layer as they are.",
+        )
+    for name, part in {form_of(part): (n, part) for n, part in maps.items()}.values():
+        try:
+            expanded_weight(part, torch.float32)
+        except Exception as error:  # what torchao cannot do, it says in errors of many kinds
+            raise ModelError(
+                f"The weights of {source.name} are stored in a form ({form_of(part)} of {name})"
+                f" that cannot be computed with on this device: {first_line(error)}",
+                where=str(source.path),
+                fix=f"{instead}in 8 bits.",
+            ) from error
 
 
 def check_complete(source: Resolved, missing: Collection[str], fresh: Collection[str]) -> None:
@@ -106,14 +144,26 @@ def check_finite(source: Resolved, module: nn.Module, layers: Streamed | None = 
         ModelError: one is not.
     """
     for name, parameter in module.named_parameters():
-        if quantised.is_wrapped(parameter) or (layers is not None and layers.holds(parameter)):
+        if layers is not None and layers.holds(parameter):
             continue
-        if not torch.isfinite(parameter).all():
-            raise ModelError(
-                f"The weights of {source.name} are not all finite numbers: {name}.",
-                where=str(source.path),
-                fix="Fetch the model again, or choose another precision or model.",
-            )
+        if not all(map(_is_finite, unwrapped(parameter))):
+            raise _not_finite(source, name)
+    for name, part in module.named_modules():
+        if is_packed(part) and not all(_is_finite(scale) for scale in part.buffers()):
+            raise _not_finite(source, name)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    eight_bits = tensor.is_floating_point() and tensor.itemsize == 1  # PyTorch asks these nothing
+    return bool(torch.isfinite(tensor.float() if eight_bits else tensor).all())
+
+
+def _not_finite(source: Resolved, name: str) -> ModelError:
+    return ModelError(
+        f"The weights of {source.name} are not all finite numbers: {name}.",
+        where=str(source.path),
+        fix="Fetch the model again, or choose another precision or model.",
+    )
 
 
 def check_vocabulary(model: Model) -> None:

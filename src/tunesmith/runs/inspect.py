@@ -21,6 +21,7 @@ from tunesmith.models.anatomy.blueprint import blueprint
 from tunesmith.models.anatomy.description import Description, describe
 from tunesmith.models.kinds import kind_of
 from tunesmith.models.load import has_tokenizer, load_tokenizer, read_config
+from tunesmith.models.quantised import extra_of, stored_as
 from tunesmith.models.resolve import Resolved, description_files
 from tunesmith.models.tokens import Hazard, TokenizerFacts, hazards, tokenizer_facts
 from tunesmith.runs.fit import Candidate, Fit, judge
@@ -96,7 +97,25 @@ def inspect(
     if task is not None:
         candidate = Candidate(name, folder, config, module, tokenizer, risks)
         fit = judge(candidate, task, data=specs)
+    risks = (*risks, *_stored(config))
     return Inspection(name, str(folder), found is not None, description, facts, risks, fit)
+
+
+def _stored(config: dict[str, Any]) -> tuple[Hazard, ...]:
+    """What to know of weights that are stored quantised."""
+    method = stored_as(config)
+    if method is None:
+        return ()
+    what = f"Its weights are stored quantised ({method}); sizes above are those of plain ones."
+    extra = extra_of(method)
+    if extra is None:
+        fix = "Nothing here reads them: choose the original model with `base: {quantize: nf4}`."
+        return (Hazard("broken", "stored_quantised", what, fix),)
+    fix = (
+        "Adapters (lora and its kin) can learn beside them, weights of its own cannot; to read"
+        f' them: pip install "tunesmith[{extra}]".'
+    )
+    return (Hazard("note", "stored_quantised", what, fix),)
 
 
 def _module(folder: Path, name: str, *, needed: bool) -> nn.Module | None:

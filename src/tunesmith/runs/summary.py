@@ -11,6 +11,7 @@ from typing import Any
 import tunesmith
 from tunesmith.data.records import labels_of
 from tunesmith.models.model import Model
+from tunesmith.models.quantised import stored_facts
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.hardware import hardware, versions
@@ -75,7 +76,7 @@ def write_summary(folder: RunFolder, prepared: Prepared, learnt: Learnt, seconds
 def base_facts(model: Model) -> dict[str, str]:
     """Return what the report says of how the base was kept, by heading."""
     kept = model.quantised or model.streamed
-    return {} if kept is None else kept.facts()
+    return stored_facts(model.module) if kept is None else kept.facts()
 
 
 def task_facts(prepared: Prepared) -> dict[str, str]:

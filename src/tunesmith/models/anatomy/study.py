@@ -152,7 +152,12 @@ def _attentions(layer: nn.Module) -> list[str]:
         attends = "Attention" in type(part).__name__ or "Attn" in type(part).__name__
         if name and attends and not any(name.startswith(f"{other}.") for other in found):
             found.append(name)
-    return [name for name in found if any(True for _ in layer.get_submodule(name).parameters())]
+    return [name for name in found if _has_weights(layer.get_submodule(name))]
+
+
+def _has_weights(part: nn.Module) -> bool:
+    """Whether a part holds weights; those of packed maps are no parameters."""
+    return any(True for _ in part.parameters()) or any(map(is_linear, part.modules()))
 
 
 def _is_norm(part: nn.Module) -> bool:
