@@ -81,3 +81,10 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def first_line(error: BaseException) -> str:
     """Return what another library's error says in its first line, or of what kind it is."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" :.")
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a device or in the process."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return "can't allocate memory" in str(error)

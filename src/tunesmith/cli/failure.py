@@ -14,7 +14,7 @@ import tempfile
 import traceback
 from dataclasses import dataclass
 
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import TunesmithError, is_shortage
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -57,11 +57,9 @@ def explain(error: BaseException) -> Failure:
             return Failure(error.what, error.where, error.fix, error.exit_code)
         case KeyboardInterrupt():
             return _interrupted(error)
-        case MemoryError():
-            return _out_of_memory()
         case OSError() if error.errno is not None:
             return _from_system(error)
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+    if is_shortage(error):
         return _out_of_memory()
     return _unexpected(error)
 

@@ -28,18 +28,20 @@ def check_counts(step: int, counts: Mapping[str, float]) -> None:
             )
 
 
-def check_finite(step: int, loss: float, gradient_norm: float) -> None:
-    """Stop where the loss or a gradient is not a number.
+def check_finite(step: int, name: str, value: float) -> None:
+    """Stop where the loss or the norm of the gradients is not a number.
+
+    Args:
+        name: which of the two it is.
 
     Raises:
-        RunError: names the step and which of the two it was.
+        RunError: names it and the step.
     """
-    for name, value in (("loss", loss), ("gradient norm", gradient_norm)):
-        if not math.isfinite(value):
-            raise RunError(
-                f"The {name} of step {step} is {value}; the weights were not changed by this step.",
-                fix="Lower `training.learning_rate`, or lengthen `training.warmup`.",
-            )
+    if not math.isfinite(value):
+        raise RunError(
+            f"The {name} of step {step} is {value}: nothing can be learnt from it.",
+            fix="Lower `training.learning_rate`, or lengthen `training.warmup`.",
+        )
 
 
 class Interrupted(KeyboardInterrupt):

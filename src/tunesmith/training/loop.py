@@ -19,7 +19,7 @@ from tunesmith.console import Bar, Console
 from tunesmith.data.plan import Plan, Step
 from tunesmith.data.streamed_plan import StreamedPlan
 from tunesmith.engine.engine import Engine
-from tunesmith.errors import RunError
+from tunesmith.errors import RunError, is_shortage
 from tunesmith.models.seeded import seeded
 from tunesmith.objectives.base import Objective
 from tunesmith.techniques.base import Pace
@@ -35,6 +35,7 @@ from tunesmith.training.guards import (
 )
 from tunesmith.training.memory import resident_bytes
 from tunesmith.training.schedule import Shape, learning_rate
+from tunesmith.training.shortage import make_room
 from tunesmith.training.utilisation import Meter
 
 OF_PACE = "technique/"
@@ -147,11 +148,12 @@ class Loop:
         self.engine.begin_step(rate)
         terms = self._learn(step, number)
         terms |= {**self._before_update(number), **self.pace.before_update(number)}
+        loss = sum(terms.values())
+        check_finite(number + 1, "loss", loss)  # while the weights are still what they were
         norm = self.engine.optimizer_step(rate)
         self.pace.after_update(number)
         seconds = time.perf_counter() - began
-        loss = sum(terms.values())
-        check_finite(number + 1, loss, norm)
+        check_finite(number + 1, "gradient norm", norm)
         self._count(step, seconds, waited)
         self._check_moved()
         self.events.write(
@@ -188,6 +190,16 @@ class Loop:
         return speed if here.mfu is None else f"{speed}  MFU {here.mfu:.1%}"
 
     def _learn(self, step: Step, number: int) -> dict[str, float]:
+        """Add up the gradients of a step; where memory runs out, again with less held at once."""
+        while True:
+            try:
+                return self._add_up(step, number)
+            except (RuntimeError, MemoryError) as error:
+                if not is_shortage(error):
+                    raise
+            self.console.warn(make_room(self.engine, number + 1))
+
+    def _add_up(self, step: Step, number: int) -> dict[str, float]:
         terms = dict.fromkeys(step.counts, 0.0)
         for place, batch in enumerate(step):
             with seeded(_mix(self.options.seed, number, place)):
