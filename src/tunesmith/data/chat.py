@@ -23,7 +23,7 @@ from typing import Any
 from tunesmith.data.batch import Cut, EncodedStream
 from tunesmith.data.lookalikes import ChatTokens, Neutral, Tokens, neutralise
 from tunesmith.data.records import Message
-from tunesmith.data.rendering import THOUGHT_MARKS, Tools
+from tunesmith.data.rendering import THOUGHT_MARKS, Renderer, Tools
 from tunesmith.data.template import ChatTemplate, TemplateFacts
 from tunesmith.data.turnspans import Layout, TurnSpans
 
@@ -74,6 +74,7 @@ class ChatEncoder:
         last_only: bool = False,
     ) -> None:
         self._last_only = last_only
+        self._variables = variables
         self._template = ChatTemplate(tokenizer, template, variables, today)
         self._tokens = ChatTokens(tokenizer, self._template.control)
         self._spans = TurnSpans(self._template)
@@ -161,6 +162,26 @@ class ChatEncoder:
                 return ids
         drop = max(len(ids) - max_length, 0)
         return ids[:question] + ids[question + drop :]
+
+    def served_ids(
+        self, tokenizer: Any, messages: Sequence[Message], tools: Tools = None
+    ) -> list[int]:
+        """Return a prompt as servers make it that know a saved tokenizer and nothing else.
+
+        Args:
+            tokenizer: the saved one, which holds its chat template.
+
+        Raises:
+            TemplateRefusalError: the template does not accept the conversation.
+        """
+        server = Renderer(tokenizer, None, self._variables, self.today)
+        server.in_parts, server.text_arguments = self.facts.in_parts, self.facts.text_arguments
+        text = server.render(messages, tools, prompt=True)
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def lookalikes(self, messages: Sequence[Message], tools: Tools = None) -> frozenset[str]:
+        """Return the texts of control tokens that are said, and are encoded as plain text."""
+        return frozenset(self._neutral(messages, tools).marks.values())
 
     def render(
         self, messages: Sequence[Message], tools: Tools = None, *, prompt: bool = False

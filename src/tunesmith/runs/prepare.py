@@ -31,6 +31,7 @@ from tunesmith.models.altered import surgery_of
 from tunesmith.models.model import Model
 from tunesmith.models.resolve import Resolved
 from tunesmith.objectives.base import Objective
+from tunesmith.quality.lookalikes import lookalike_sentence
 from tunesmith.quality.targets import cut_sentence, find_targets
 from tunesmith.recipes.schema import Recipe
 from tunesmith.runs.build import build_engine
@@ -230,6 +231,7 @@ def _remarks(prepared: Prepared) -> list[str]:
         *_cut("train", prepared.train),
         *_cut("validation", prepared.validation),
         *_cut("test", prepared.test),
+        *_lookalikes(prepared),
         *_left_out(prepared.dropped),
     ]
     if not surgery_of(prepared.model.source.path).get("keeps_answers", True):
@@ -312,6 +314,14 @@ def _cut(name: str, part: Part | None) -> list[str]:
         return []
     origins = [part.data.origins[owner] for owner in owners(part.examples)]
     sentence = cut_sentence(find_targets(part.examples), origins, name)
+    return [sentence] if sentence else []
+
+
+def _lookalikes(prepared: Prepared) -> list[str]:
+    """Say in a sentence which training records say what looks like a control token, if any do."""
+    data = prepared.train.data
+    said = [prepared.task.lookalikes(record) for record in data.records]
+    sentence = lookalike_sentence(list(zip(data.origins, said, strict=True)), "train")
     return [sentence] if sentence else []
 
 

@@ -13,12 +13,14 @@ from typing import Any
 import torch
 
 from tunesmith.console import Console
+from tunesmith.data.batch import Encoded, collate
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import RunError
 from tunesmith.models.load import load_result
 from tunesmith.models.model import Model
 from tunesmith.models.notes import read_notes
 from tunesmith.models.saving import set_stop_tokens, verify_saved
+from tunesmith.objectives.base import Hidden
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.together import Together
@@ -29,11 +31,16 @@ _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """By the format that was computed in: bfloat16 keeps 8 bits, and each layer rounds anew."""
 
 
+_ASKED = 8
+"""Test records on which it is tried whether the saved model is asked as it was taught."""
+
+
 def save_result(folder: RunFolder, prepared: Prepared, console: Console) -> None:
     """Save the fine-tuned model, and check that its own reader gives the same answers.
 
     Raises:
-        RunError: what was read back differs from what was trained, or could not be written.
+        RunError: what was read back differs from what was trained, it would be asked otherwise than
+            it was taught, or it could not be written.
     """
     task, model, technique = prepared.task, prepared.model, prepared.technique
     if isinstance(task, MultiTask) and isinstance(technique, Together):
@@ -42,12 +49,41 @@ def save_result(folder: RunFolder, prepared: Prepared, console: Console) -> None
                 set_stop_tokens(model.of(name), member.stop_ids)
             technique.save_member(model, name, folder.model / name)
             _verify(prepared, model.of(name), folder.model / name, name, console)
+            own = [r.record for r in prepared.test.data.records if r.member == name]
+            member.check_saved(folder.model / name, own[:_ASKED])
     else:
         if task.stop_ids:
             set_stop_tokens(model, task.stop_ids)
         technique.save(model, folder.model)
         _verify(prepared, model, folder.model, "", console)
+        task.check_saved(folder.model, prepared.test.data.records[:_ASKED])
+    if model.peft is not None:
+        _say_effect(adapter_effect(prepared.engine, prepared.test.examples[0]), prepared, console)
     folder.write_json(folder.task, describe(prepared))
+
+
+def adapter_effect(engine: Engine, example: Encoded) -> float:
+    """Return how far the adapter moves the last hidden states of an example.
+
+    Returns:
+        The norm of the difference, as a share of that of the states without it.
+    """
+    batch = collate([example])
+    states = engine.forward(batch, Hidden).hidden_TD.float()
+    without = engine.forward(batch, Hidden, adapter="off").hidden_TD.float()
+    return float((states - without).norm() / without.norm())
+
+
+def _say_effect(effect: float, prepared: Prepared, console: Console) -> None:
+    if effect > 0:
+        console.note(f"The adapter moves what the model makes of a test record by {effect:.2g}.")
+        return
+    said = (
+        "The adapter changes nothing of what the model makes of a test record: what was learnt is"
+        " too small to be seen in the format that is computed in, or does not reach the answers."
+    )
+    prepared.warnings.append(said)
+    console.warn(said)
 
 
 def _verify(prepared: Prepared, model: Model, folder: Path, member: str, console: Console) -> None:

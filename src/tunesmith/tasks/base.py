@@ -11,8 +11,9 @@ It knows no file, recipe, technique or loop. What several tasks are made of is i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -184,6 +185,21 @@ class Task(ABC):
     def remarks(self) -> list[str]:
         """Return what a user should know of how this model is taught, a sentence each."""
         return []
+
+    def lookalikes(self, record: Any) -> Collection[str]:
+        """Return the texts of control tokens that are said in a record, and stay plain text."""
+        return ()
+
+    def check_saved(self, folder: Path, records: Sequence[Any]) -> None:  # noqa: B027
+        """Check that who loads what was saved is led to ask it as it was taught.
+
+        Args:
+            folder: holds the saved model with its tokenizer.
+            records: to try it on.
+
+        Raises:
+            RunError: it is not so.
+        """
 
     def check_held_out(self, part: str, records: Sequence[Any]) -> None:  # noqa: B027
         """Refuse a part of which this task's metrics would say nothing.

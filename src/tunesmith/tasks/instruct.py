@@ -11,8 +11,9 @@ share of tokens that were guessed right *given the right ones before* is never c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,6 +26,7 @@ from tunesmith.scores.translations import rouge
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Task
 from tunesmith.tasks.parts.answers import answer_prompts, answers_to, check_room
 from tunesmith.tasks.parts.fitting import most_tokens
+from tunesmith.tasks.parts.serving import check_asked
 from tunesmith.tasks.parts.tokens import token_metrics, token_scores
 
 if TYPE_CHECKING:
@@ -105,6 +107,25 @@ class Instruct(Task):
     def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end a trained answer."""
         return tuple(self._chat.stop_ids)
+
+    def lookalikes(self, record: Conversation) -> Collection[str]:
+        """Return the texts of control tokens that are said, and that the template cannot take."""
+        return self._chat.lookalikes(self._with_system(record.messages), record.tools)
+
+    def check_saved(self, folder: Path, records: Sequence[Conversation]) -> None:
+        """Check that the saved chat template writes each prompt as it was learnt.
+
+        Raises:
+            RunError: it does not.
+        """
+        check_asked(
+            folder,
+            self._chat,
+            (
+                (self._with_system(record.prompt), self._with_system(record.messages), record.tools)
+                for record in records
+            ),
+        )
 
     def encode(self, record: Conversation) -> Encoded:
         """Encode a conversation; each turn of the assistant, or the last, and its end is learnt.

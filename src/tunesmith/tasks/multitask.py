@@ -11,7 +11,7 @@ its own metrics, named `member/metric`, and has a verdict of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -254,6 +254,10 @@ class MultiTask(Task):
                     fix="Give more records, or a larger share.",
                 )
             task.check_held_out(part, own)
+
+    def lookalikes(self, record: MemberRecord) -> Collection[str]:
+        """Return what the record's member finds."""
+        return self.members[record.member].lookalikes(record.record)
 
     def encode(self, record: MemberRecord) -> Encoded:
         """Encode a record as its member does."""

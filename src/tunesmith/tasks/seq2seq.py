@@ -11,13 +11,14 @@ writes by itself, on the first few.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tunesmith.data.records import TextPair
+from tunesmith.data.records import Message, TextPair
 from tunesmith.errors import DataError, RecipeError, UnlearnableError
 from tunesmith.registry import TASKS
 from tunesmith.scores.translations import (
@@ -32,11 +33,13 @@ from tunesmith.scores.translations import (
 )
 from tunesmith.tasks.base import ExampleScore, Metric, Prediction, Prompt, Task
 from tunesmith.tasks.parts.answers import answer_prompts, answers_to
+from tunesmith.tasks.parts.serving import check_asked
 from tunesmith.tasks.parts.tokens import token_metrics, token_scores
 
 if TYPE_CHECKING:
     from tunesmith.console import Console
     from tunesmith.data.batch import Encoded
+    from tunesmith.data.chat import ChatEncoder
     from tunesmith.data.pair_encoder import PairEncoder, PromptEncoder
     from tunesmith.engine.engine import Engine
     from tunesmith.models.model import Model
@@ -168,10 +171,9 @@ class Seq2Seq(Task):
 
     def remarks(self) -> list[str]:
         """Return what a chat template does, or which settings of the model's own hold."""
-        from tunesmith.data.pair_encoder import PromptEncoder
-
-        if isinstance(self._encoder, PromptEncoder):
-            return self._encoder.chat.facts.sentences()
+        chat = self._chat()
+        if chat is not None:
+            return chat.facts.sentences()
         if not self._settings:
             return []
         return [f"The model's own generation settings hold: {', '.join(self._settings)}."]
@@ -180,6 +182,33 @@ class Seq2Seq(Task):
     def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end a target."""
         return self._encoder.stop_ids
+
+    def lookalikes(self, record: TextPair) -> Collection[str]:
+        """Return the texts of control tokens that are said to a decoder."""
+        chat = self._chat()
+        return () if chat is None else chat.lookalikes(self._turns(record))
+
+    def check_saved(self, folder: Path, records: Sequence[TextPair]) -> None:
+        """Check that the saved chat template of a decoder writes each prompt as it was learnt.
+
+        Raises:
+            RunError: it does not.
+        """
+        chat = self._chat()
+        if chat is not None:
+            turns = (self._turns(record) for record in records)
+            check_asked(folder, chat, ((asked[:1], asked, None) for asked in turns))
+
+    def _chat(self) -> ChatEncoder | None:
+        from tunesmith.data.pair_encoder import PromptEncoder
+
+        return self._encoder.chat if isinstance(self._encoder, PromptEncoder) else None
+
+    def _turns(self, record: TextPair) -> list[Message]:
+        return [
+            Message(role="user", content=self._source(record)),
+            Message(role="assistant", content=record.target),
+        ]
 
     def encode(self, record: TextPair) -> Encoded:
         """Encode a pair; the target and its end are learnt.
