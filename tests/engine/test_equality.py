@@ -8,6 +8,7 @@ from tunesmith.data.batch import Encoded, EncodedStream, collate
 from tunesmith.data.plan import add_counts
 from tunesmith.engine.engine import Engine
 from tunesmith.objectives.classes import Classes
+from tunesmith.objectives.token_classes import TokenClasses
 from tunesmith.objectives.token_likelihood import TokenLikelihood
 from tunesmith.techniques.base import ParameterGroup
 
@@ -128,3 +129,27 @@ def test_the_stock_forms_of_modules_give_the_same(family):
     model = tiny_model(family, head="causal_lm")
     plain = learn(engine_for(model, fuse=False), TokenLikelihood(), [documents()])
     assert_same(fused, plain)
+
+
+@pytest.mark.parametrize("packing", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", *ENCODERS])
+def test_a_token_that_is_also_the_padding_is_read_and_learnt_like_any_other(family, packing):
+    """What is padding is known by its place: as last, inner and first token of texts beside longer
+    ones, the id that pads learns what it learns where nothing is padded."""
+    head, labels = ("causal_lm", ()) if family in DECODERS else ("tagging", ("a", "b", "c"))
+    padding = tiny_model(family, head, labels).tokenizer.pad_token_id
+    padding = 0 if padding is None else padding
+    rows = [(padding, 12, 13, 14), tuple(range(20, 33)), (15, padding, 17, padding, padding)]
+    if family in DECODERS:
+        objective, streams = TokenLikelihood(), [EncodedStream(r, (1.0,) * len(r)) for r in rows]
+    else:
+        objective = TokenClasses()
+        streams = [EncodedStream(r, classes=tuple(i % 3 for i in range(len(r)))) for r in rows]
+    examples = [Encoded({"text": stream}) for stream in streams]
+
+    def learnt(groups):
+        return learn(
+            engine_for(tiny_model(family, head, labels), packing=packing), objective, groups
+        )
+
+    assert_same(learnt([examples]), learnt([[example] for example in examples]))

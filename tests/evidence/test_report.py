@@ -228,3 +228,9 @@ def test_answered_records_are_preferred_to_bare_figures() -> None:
     chosen = choose_examples([example(9.0), example(0.1, after="said")])
     assert [e.improvement for e in chosen.best] == [0.1]
     assert chosen.out_of == 1
+
+
+def test_the_predicted_peak_of_memory_stands_beside_the_measured_one(fake_run: Build) -> None:
+    sizes = {"predicted_memory_bytes": 3 * 2**30, "peak_memory_bytes": 2 * 2**30}
+    words = " ".join(" ".join(page(fake_run, summary=sizes).words).split())
+    assert "Peak memory predicted 3.00 GiB measured 2.00 GiB" in words
