@@ -7,6 +7,7 @@ was asked for is wrong. What was saved before stays, and a run that was stopped 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from tests.acceptance.jobs import ANSWERS, CLASSES, lines, recipe
 from tests.interrupting import stopping_at
 
@@ -185,6 +187,58 @@ def _other_technique(run: Path, made: Path) -> None:
     edit(run / "recipe.yaml", "rank: 2", "rank: 3")
 
 
+def _lacks(*keys: str) -> Callable[[Path, Path], None]:
+    """What an older version left: `record.json` without a key."""
+
+    def spoil(run: Path, made: Path) -> None:
+        record = json.loads((run / "record.json").read_text())
+        inside = record
+        for key in keys[:-1]:
+            inside = inside[key]
+        del inside[keys[-1]]
+        (run / "record.json").write_text(json.dumps(record))
+
+    return spoil
+
+
+def _of_another_version(change: Callable[[Path], None]) -> Callable[[Path, Path], None]:
+    """A whole checkpoint, whose sums are right, of a version that wrote other things."""
+
+    def spoil(run: Path, made: Path) -> None:
+        folder = run / "checkpoints" / "step-000002"
+        change(folder)
+        files = [file for file in sorted(folder.iterdir()) if file.name != "SHA256SUMS"]
+        sums = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files]
+        (folder / "SHA256SUMS").write_text("".join(sums))
+
+    return spoil
+
+
+def _without_waiting(checkpoint: Path) -> None:
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    del progress["waited"]
+    (checkpoint / "progress.json").write_text(json.dumps(progress))
+
+
+def _with_a_colour(checkpoint: Path) -> None:
+    progress = json.loads((checkpoint / "progress.json").read_text())
+    (checkpoint / "progress.json").write_text(json.dumps(progress | {"colour": "red"}))
+
+
+def _without(part: str) -> Callable[[Path], None]:
+    def change(checkpoint: Path) -> None:
+        file = checkpoint / "state.safetensors"
+        state = load_file(file)
+        del state[next(name for name in sorted(state) if part in name)]
+        save_file(state, file)
+
+    return change
+
+
+def _old(what: str) -> tuple[int, str, str]:
+    return 2, f"{what}, which this version of Tunesmith needs: an older one", "Start a new run, or"
+
+
 REASONS = {
     "other data": (_other_data, 2, "has changed (train, test)", "Put the old files back"),
     "no data": (_no_data, 2, "There is no file", "data.train"),
@@ -198,6 +252,23 @@ REASONS = {
         _other_version, 2, "schema version 99; this Tunesmith reads 1", "record.json",
     ),
     "broken record": (_broken_record, 2, "runs/begun/record.json: Not readable as JSON", ""),
+    "record without data": (_lacks("inputs"), *_old("record.json: It lacks 'inputs'")),
+    "record without layers": (_lacks("checkpointing", "offload"), *_old("It lacks 'offload'")),
+    "record without rates": (_lacks("roof", "busy"), *_old("record.json: It lacks 'busy'")),
+    "older progress": (
+        _of_another_version(_without_waiting), *_old("progress.json: It lacks 'waited'"),
+    ),
+    "newer progress": (
+        _of_another_version(_with_a_colour), 2, "'colour', which this version", "Start a new run",
+    ),
+    "moments without a part": (
+        _of_another_version(_without("/exp_avg_sq")),
+        2, "state.safetensors: It lacks 'optimizer/", "an older one",
+    ),
+    "weights without one": (
+        _of_another_version(_without("weights/")),
+        2, "state.safetensors: It lacks 'weights/", "an older one",
+    ),
     "damaged events": (
         _damaged_events, 1, "runs/begun/events.jsonl: A line is damaged", "Remove that line",
     ),
@@ -270,6 +341,24 @@ def test_a_finished_run_whose_model_is_gone_says_so(job, command) -> None:
 def test_a_finished_run_whose_figures_are_damaged_says_so(job, command) -> None:
     (job / "runs/whole/evaluation/metrics.json").write_text("{")
     refused(command("report", "whole"), 2, "evaluation/metrics.json: It is damaged", "a copy")
+
+
+@pytest.mark.parametrize("key", ["packed", "dtype"])
+def test_a_finished_run_whose_record_lacks_something_says_so(job, command, key) -> None:
+    _lacks(key)(job / "runs" / "whole", job)
+    refused(command("predict", "whole", "hello"), 2, f"record.json: It lacks '{key}'", "older one")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ('"state": {', '"stated": {', "task.json: It lacks 'state'"),
+        ('"max_new_tokens":', '"most_tokens":', "task.json: Another version of Tunesmith wrote it"),
+    ],
+)
+def test_a_finished_run_whose_task_is_anothers_says_so(job, command, old, new, what) -> None:
+    edit(job / "runs/whole/model/task.json", old, new)
+    refused(command("predict", "whole", "hello"), 2, what, "record.json names")
 
 
 def test_figures_that_are_gone_are_made_anew_from_the_scores(job, command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -168,6 +169,23 @@ def test_test_records_that_came_by_before_an_interruption_are_not_forgotten(fold
     made["data"]["train"] = str(tmp_path / "leak.jsonl")
     train_and_kill(made, at=5)  # within the second window
     with pytest.raises(DataError, match="3 of 6 test records have stood among the streamed"):
+        api.resume("killed", console=SILENT)
+
+
+@pytest.mark.parametrize("key", [("met",), ("position", "byte")])
+def test_a_position_of_an_older_version_that_lacks_something_says_so(folder, key):
+    train_and_kill(recipe(folder), before=5)
+    latest = (
+        Path("runs/killed/checkpoints") / Path("runs/killed/checkpoints/latest").read_text().strip()
+    )
+    progress = json.loads((latest / "progress.json").read_text())
+    inside = progress["position"] if len(key) == 1 else progress["position"][key[0]]
+    del inside[key[-1]]
+    (latest / "progress.json").write_text(json.dumps(progress))
+    files = [file for file in sorted(latest.iterdir()) if file.name != "SHA256SUMS"]
+    sums = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in files]
+    (latest / "SHA256SUMS").write_text("".join(sums))
+    with pytest.raises(InputError, match=f"progress.json: It lacks '{key[-1]}', .* an older one"):
         api.resume("killed", console=SILENT)
 
 

@@ -17,11 +17,12 @@ from tunesmith.console import Console
 from tunesmith.data.batch import Encoded, EncodedStream, collate
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.optimizer import AdamWOptions
-from tunesmith.errors import RecipeError
+from tunesmith.errors import InputError, RecipeError
 from tunesmith.models.seeded import seeded
 from tunesmith.objectives.token_likelihood import TokenLikelihood
 from tunesmith.registry import TECHNIQUES
 from tunesmith.runs.train import resume, train
+from tunesmith.stored import Stored
 from tunesmith.training.guards import Interrupted
 from tunesmith.training.memory import Memory
 
@@ -226,6 +227,16 @@ def test_adalora_ends_with_the_ranks_that_were_asked_for_and_saves_no_more(tmp_p
     saved = load_file(tmp_path / "saved" / "adapter_model.safetensors")
     assert sum(len(t) for n, t in saved.items() if n.endswith("lora_E")) == left
     assert "Ranks left" in technique.facts()
+
+
+@pytest.mark.parametrize("lost", ["exp_avg_ipt", "exp_avg_unc", ""])
+def test_adalora_says_what_a_checkpoint_of_an_older_version_lacks(lost: str) -> None:
+    engine, technique = made("adalora", rank=2, start_rank=4, every=1, settle=0.2, depth=2)
+    technique.begin(engine.model, 10)
+    step(engine, technique, 0)
+    kept = {name: t for name, t in technique.tensors().items() if lost not in name}
+    with pytest.raises(InputError, match=f"It lacks '{lost}"):
+        technique.load_tensors(Stored(kept))
 
 
 @pytest.mark.parametrize("name", OVER_TIME)

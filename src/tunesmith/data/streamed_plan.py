@@ -24,6 +24,7 @@ from tunesmith.data.plan import Counts, Step, add_counts, pack
 from tunesmith.data.stored import lengths_of
 from tunesmith.data.streaming import Position
 from tunesmith.errors import DataError, RunError
+from tunesmith.stored import built
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class StreamedPlan(Sequence[Step]):
         self._next = first
         self._passes: dict[int, int] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="window")
-        position = Position(**state["position"]) if state else Position()
+        position = built(Position, state["position"]) if state else Position()
         self._before: Counter[str] = Counter(state["before"] if state else {})
         self._met = frozenset(state["met"] if state else ())
         self._ahead = self._begin(position)

@@ -265,14 +265,12 @@ class Engine:
         """Take back what `state_dict` returned.
 
         Raises:
-            KeyError: a parameter that learns here is missing there.
+            KeyError: something of what learns here is missing there; of a `Stored`, InputError.
         """
         with torch.no_grad():
             for name, parameter in self.optimizer.parameters.items():
                 parameter.copy_(state[f"weights/{name}"])
-        prefix = "optimizer/"
-        moments = {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
-        self.optimizer.load_state_dict(moments)
+        self.optimizer.load_state_dict(state, "optimizer/")
         self._generator.forget()
 
     def digest(self) -> str:

@@ -98,14 +98,21 @@ class Optimizer:
         """Return moments, their scales and step counts, as `<parameter>/<name>`."""
         return {f"{slot.name}/{key}": t for slot in self._slots for key, t in slot.state.items()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what `state_dict` returned."""
+    def load_state_dict(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
+        """Take back what `state_dict` returned.
+
+        Args:
+            prefix: what the names begin with there.
+
+        Raises:
+            KeyError: of a tensor some is there, but not all; of a `Stored`, InputError.
+        """
         for slot in self._slots:
-            prefix = f"{slot.name}/"
+            device = slot.parameter.device
+            names = {name: f"{prefix}{slot.name}/{name}" for name in slot.keeps(self.options.kind)}
+            begun = any(name in state for name in names.values())  # it has been moved before
             slot.state = {
-                key.removeprefix(prefix): tensor.to(slot.parameter.device, copy=True)
-                for key, tensor in state.items()
-                if key.startswith(prefix)
+                name: state[key].to(device, copy=True) for name, key in names.items() if begun
             }
 
     def _clip(self, slots: Sequence[Slot]) -> Tensor:

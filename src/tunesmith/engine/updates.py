@@ -99,6 +99,13 @@ class Slot:
             return self.at_once * 4 * self.projected.elements(self.parameter)
         return self.at_once * state_bytes(self.parameter.numel(), kind)
 
+    def keeps(self, kind: Kind) -> list[str]:
+        """Return the names of its state, once there is one."""
+        parameter = torch.empty_like(self.parameter, device="meta")
+        if self.projected is not None:
+            return list(new_projected_state(parameter, self.projected))
+        return list(new_state(parameter, kind))
+
     @property
     def quantised(self) -> bool:
         """Whether its moments are in 8 bits."""

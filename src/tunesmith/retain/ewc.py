@@ -100,7 +100,8 @@ class Ewc(Retainer):
     def load(self, found: dict[str, Tensor]) -> None:
         """Take the Fisher information."""
         self._texts = int(found["texts"])
-        self._fisher = {name: tensor for name, tensor in found.items() if name != "texts"}
+        assert self._anchor is not None
+        self._fisher = {name: found[name] for name in self._anchor.parameters}
 
     def penalise(self) -> dict[str, float]:
         """Add the gradients; return the penalty."""

@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from tunesmith.errors import InputError, RunError, suggest
 from tunesmith.models.atomic import unwritable
+from tunesmith.stored import Stored
 
 SCHEMA_VERSION = 1
 
@@ -222,6 +223,15 @@ class RunFolder:
         except ValueError as error:
             raise InputError(f"Not readable as JSON: {error}.", where=str(path)) from error
         return content
+
+    def read_stored(self, path: Path) -> Stored:
+        """Read a JSON file of the run to go on from, or to make something of.
+
+        Raises:
+            InputError: the run has no such file, or it is damaged; likewise where it is asked for
+                what it lacks.
+        """
+        return Stored(self.read_json(path), path)
 
     def _check_version(self) -> None:
         version = self.read_json(self.record).get("schema_version")

@@ -38,6 +38,7 @@ from tunesmith.models.cache_space import budget_bytes, make_room, shelf, size_in
 from tunesmith.objectives.base import Pooled
 from tunesmith.runs.frozen_name import depends_on, name_of, text_ids
 from tunesmith.runs.prepare import Prepared
+from tunesmith.stored import built
 
 _SAMPLE_TOKENS = 512
 _SAMPLE_BYTES = 4 * 2**20
@@ -213,7 +214,7 @@ def hold(frozen: Frozen, engine: Engine, batches: Iterable[Batch]) -> None:
 
 def taken_again(record: Mapping[str, Any] | None) -> Frozen | None:
     """Return the decision of a run's record."""
-    return None if record is None else Frozen(**record)
+    return None if record is None else built(Frozen, record)
 
 
 def frozen_folder() -> Path:

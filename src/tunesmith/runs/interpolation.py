@@ -31,7 +31,7 @@ def find_point(folder: RunFolder, prepared: Prepared, console: Console) -> None:
     learnt = member.learnt()
     if not folder.curve.exists():
         folder.write_json(folder.curve, _curve(member, prepared, learnt, console))
-    chosen = float(folder.read_json(folder.curve)["chosen"])
+    chosen = float(folder.read_stored(folder.curve)["chosen"])
     member.put(prepared.engine, prepared.technique, learnt, chosen)
     console.note(f"Taken: {chosen:.0%} of the way from the old weights to the new ones.")
 

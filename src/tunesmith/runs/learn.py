@@ -23,6 +23,7 @@ from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.members import selects_steps
 from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.roofline import meter_of
+from tunesmith.stored import Stored
 from tunesmith.tasks.base import Metric
 from tunesmith.tasks.multitask import MultiTask
 from tunesmith.techniques.base import Fits
@@ -54,7 +55,7 @@ def learn(folder: RunFolder, prepared: Prepared, console: Console) -> Learnt:
     if solver is not None:
         progress = _fit(solver, folder, prepared, console)
         return Learnt(progress, peak_bytes())
-    meter = meter_of(prepared.engine, folder.read_json(folder.record))
+    meter = meter_of(prepared.engine, folder.read_stored(folder.record))
     progress = _train(folder, prepared, console, meter)
     if prepared.streamed is not None:
         said = prepared.streamed.warning(progress.position)
@@ -77,7 +78,8 @@ def _train(
     if saved is not None:
         prepared.engine.load_state_dict(saved.state)
         of_pace = {n: t for n, t in saved.state.items() if n.startswith(OF_PACE)}
-        prepared.technique.load_tensors({n.removeprefix(OF_PACE): t for n, t in of_pace.items()})
+        own = {name.removeprefix(OF_PACE): tensor for name, tensor in of_pace.items()}
+        prepared.technique.load_tensors(Stored(own, saved.state.where))
         progress, best = saved.progress, saved.best
         console.note(f"Going on after step {progress.step}.")
     events = Events(folder.events, after_step=progress.step)

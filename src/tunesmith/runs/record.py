@@ -71,7 +71,7 @@ def check_same_inputs(folder: RunFolder, prepared: Prepared) -> dict[str, Any]:
     Raises:
         InputError: the data or the base model has changed since.
     """
-    record = folder.read_json(folder.record)
+    record = folder.read_stored(folder.record)
     now = fingerprints(prepared)
     changed = [name for name, value in record["inputs"].items() if now.get(name) != value]
     if record["initial_digest"] != prepared.engine.digest():

@@ -29,6 +29,7 @@ from tunesmith.retain.base import OldTexts, Retainer, Scene
 from tunesmith.retain.replay import Replay
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.old_texts import digest_of, keep_texts, old_texts
+from tunesmith.stored import Stored
 from tunesmith.tasks.base import Task
 from tunesmith.techniques.base import Technique
 
@@ -202,4 +203,5 @@ def examine(folder: RunFolder, retention: Retention, console: Console) -> None:
             found = member.examine(retention.scene, old)
             with written_aside(kept) as aside:
                 save_file({n: t.cpu().contiguous() for n, t in found.items()}, aside / "found.st")
-        member.load(load_file(kept / "found.st"))
+        found_file = kept / "found.st"
+        member.load(Stored(load_file(found_file), found_file))

@@ -26,6 +26,7 @@ from tunesmith.roofline.kept import keep, kept
 from tunesmith.roofline.measure import Effort, brief_rate, measure
 from tunesmith.roofline.roofline import ProductRate, Roofline
 from tunesmith.runs.hardware import hardware
+from tunesmith.stored import built
 from tunesmith.training.utilisation import Meter, Roof
 
 
@@ -117,7 +118,7 @@ def meter_of(engine: Engine, record: Mapping[str, Any]) -> Meter | None:
         cost = cost.of_heads()
     noted = record.get("roof")
     if noted and noted["identity"] == identity(torch.device(engine.device.type)):
-        return Meter(cost, Roof(**noted), engine.begun)
+        return Meter(cost, built(Roof, noted), engine.begun)
     return Meter(cost, roof_of(engine), engine.begun)
 
 

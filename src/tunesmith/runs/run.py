@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import InputError
 from tunesmith.models.kinds import kind_of
@@ -43,7 +45,7 @@ class Run:
         Raises:
             RecipeError: there is no such member; or None was given, and one must be named.
         """
-        about = self.folder.read_json(self.folder.task)
+        about = self.folder.read_stored(self.folder.task)
         check_member(about["task"]["name"], about["task"].get("members"), member)
         return Run(self.folder, member)
 
@@ -116,10 +118,20 @@ class Run:
     @cached_property
     def task(self) -> Task:
         """The run's task, with what it found in the data; bound once an engine is made."""
-        about = self.folder.read_json(self.folder.task)
+        about = self.folder.read_stored(self.folder.task)
         options = dict(about["task"])
-        kind = TASKS.get(options.pop("name"))
-        task: Task = kind(kind.Options.model_validate(options))
+        kind = TASKS.get(about["task"]["name"])
+        del options["name"]
+        try:
+            task: Task = kind(kind.Options.model_validate(options))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise InputError(
+                f"Another version of Tunesmith wrote it: task.{place}: {first['msg']}.",
+                where=str(self.folder.task),
+                fix="Open it with the version that the run's record.json names.",
+            ) from error
         task.load_state(about["state"])
         if isinstance(task, MultiTask):
             check_member(task.name, task.members, self.member)
@@ -143,14 +155,14 @@ class Run:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What the run began with, as in `record.json`."""
-        return self.folder.read_json(self.folder.record)
+        return self.folder.read_stored(self.folder.record)
 
     def _tuned(self) -> Engine:
         self.folder.read_json(self.folder.metrics)  # says in words that it has not finished
         return load_engine(self.model_folder, self.record)
 
     def _base(self) -> Engine:
-        about = self.folder.read_json(self.folder.task)
+        about = self.folder.read_stored(self.folder.task)
         if self.task.head not in ("causal_lm", "seq2seq_lm"):
             raise InputError(
                 "The base model has no head for this task, so there is nothing to compare with.",

@@ -91,7 +91,7 @@ def resume(
         if folder.finished:
             console.note(f"{folder.path} has finished already.")
             return Run(folder)
-        began = folder.read_json(folder.record)
+        began = folder.read_stored(folder.record)
         prepared = prepare(
             load_recipe(folder.recipe),
             console,

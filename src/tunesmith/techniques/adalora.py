@@ -152,12 +152,15 @@ class AdaLora(PeftTechnique):
         learnt = dict(self._adapter.model.named_parameters())
         for name, gradient in self._gradients.items():
             learnt[name].grad = torch.zeros_like(learnt[name]) if gradient is None else gradient
-        taking = step + 1 < self._config.total_step - self._config.tfinal
-        if taking or self._allocator.exp_avg_ipt or self._config.rank_pattern:
+        if self._scores_at(step) or self._allocator.exp_avg_ipt or self._config.rank_pattern:
             self._adapter.update_and_allocate(step + 1)  # without scores there is nothing to take
         for name in self._gradients:
             learnt[name].grad = None
         self._gradients = None
+
+    def _scores_at(self, step: int) -> bool:
+        """Whether the ranks are scored after a step, so that some can be taken away."""
+        return bool(step + 1 < self._config.total_step - self._config.tfinal)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what the allocator has seen, and which ranks are left."""
@@ -175,12 +178,11 @@ class AdaLora(PeftTechnique):
         """Take back what `tensors` returned."""
         device = next(self._adapter.model.parameters()).device
         allocator = self._allocator
+        scored = [name for name, _ in self._adapter.model.named_parameters() if "lora_" in name]
+        if not self._scores_at(0):  # too few steps for any rank to be taken
+            scored = []
         for kind in _SCORES:
-            prefix = f"{kind}/"
-            setattr(allocator, kind, {
-                name.removeprefix(prefix): tensor.to(device)
-                for name, tensor in tensors.items() if name.startswith(prefix)
-            })  # fmt: skip
+            setattr(allocator, kind, {n: tensors[f"{kind}/{n}"].to(device) for n in scored})
         allocator.ipt = {n: t.clone() for n, t in allocator.exp_avg_ipt.items()}
         left = {n.removeprefix("left/"): t for n, t in tensors.items() if n.startswith("left/")}
         self._config.rank_pattern = {name: kept.tolist() for name, kept in left.items()} or None

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from tunesmith.errors import RunError
 from tunesmith.models.atomic import written_aside
+from tunesmith.stored import Stored, built
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Checkpoint:
     """What `Checkpoints.latest` read back."""
 
     progress: Progress
-    state: dict[str, Tensor]
+    state: Stored
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -119,6 +120,7 @@ class Checkpoints:
 
         Raises:
             RunError: a file of it is damaged or missing.
+            InputError: another version wrote it; likewise where `state` is asked for what it lacks.
         """
         pointer = self.folder / "latest"
         if not pointer.exists():
@@ -126,9 +128,10 @@ class Checkpoints:
         source = self.folder / pointer.read_text().strip()
         _verify(source)
         best = source / "best.safetensors"
+        progress, state = source / "progress.json", source / "state.safetensors"
         return Checkpoint(
-            Progress(**json.loads((source / "progress.json").read_text())),
-            load_file(source / "state.safetensors"),
+            built(Progress, Stored(json.loads(progress.read_text()), progress)),
+            Stored(load_file(state), state),
             load_file(best) if best.exists() else {},
         )
 
