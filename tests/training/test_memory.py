@@ -1,5 +1,6 @@
 """What a step is expected to hold, measured on a few tokens, against what it does hold."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from tests.tiny import tiny_model
 from tunesmith.data.batch import Encoded, EncodedStream, collate
 from tunesmith.engine.checkpointing import Checkpointed
 from tunesmith.engine.engine import Engine
-from tunesmith.kernels.tensor_memory import bytes_in_use, bytes_touched
+from tunesmith.kernels.tensor_memory import bytes_idle, bytes_touched
 from tunesmith.objectives.token_likelihood import TokenLikelihood
 from tunesmith.registry import TECHNIQUES
 from tunesmith.training.memory import (
@@ -61,8 +62,9 @@ def test_what_the_process_holds_already_is_part_of_the_peak() -> None:
     engine = engine_for(tiny_model("llama"))
     size = MicroBatch.of(collate(documents([50, 20])), engine)
     estimate = Memory(engine).estimate(size, Checkpointed())
-    idle = bytes_touched() - bytes_in_use()
-    assert estimate.process + estimate.weights + idle == pytest.approx(resident_bytes(), rel=0.05)
+    assert estimate.process + estimate.weights + bytes_idle() == pytest.approx(
+        resident_bytes(), rel=0.05
+    )
 
 
 def test_memory_that_tensors_have_let_go_is_not_counted_twice() -> None:
@@ -73,6 +75,16 @@ def test_memory_that_tensors_have_let_go_is_not_counted_twice() -> None:
     let_go = torch.ones(bytes_touched() // 4 + 25_000_000).nbytes  # beyond all that was touched
     after = Memory(engine).estimate(size, Checkpointed()).process
     assert let_go > 10**8
+    assert after == pytest.approx(before, abs=2 * 10**7)
+
+
+def test_memory_that_was_asked_for_and_never_written_is_not_taken_for_the_processs() -> None:
+    engine = engine_for(tiny_model("llama"))
+    size = MicroBatch.of(collate(documents([50, 20])), engine)
+    before = Memory(engine).estimate(size, Checkpointed()).process
+    never_written = torch.empty(bytes_touched() + 10**9, dtype=torch.uint8).nbytes
+    after = Memory(engine).estimate(size, Checkpointed()).process
+    assert never_written > 10**9
     assert after == pytest.approx(before, abs=2 * 10**7)
 
 
@@ -90,6 +102,26 @@ def test_virtual_tokens_are_foretold_with_every_text(family: str, technique: str
         held = engine.held(batch)
         foretold = Memory(engine)._held.at(MicroBatch.of(batch, engine))
         assert sum(foretold.inside) == pytest.approx(sum(held.inside), rel=0.15)
+
+
+def test_of_a_task_whose_head_is_its_own_no_vocabulary_is_counted() -> None:
+    """The longest texts are another task's than those that are written."""
+    engine = engine_for(tiny_model("llama"))
+    mood = tiny_model("llama", head="classification", labels=("a", "b"))
+    engine.model.members = {"chat": engine.model, "mood": mood}
+    texts = collate(documents([400] * 4))
+    learnt = [Encoded({"text": EncodedStream(tuple(range(10, 30)), (1.0,) * 20)})]
+    batches = replace(collate(learnt), member="chat"), replace(texts, member="mood")
+    largest = largest_micro_batch([SimpleNamespace(batches=batches)], engine)
+    assert (largest.member, largest.targets) == ("mood", 0)
+    assert [(other.member, other.targets) for other in largest.others] == [("chat", 19)]
+    memory = Memory(engine)
+    together = memory.estimate(largest, Checkpointed())
+    alone = [memory.estimate(replace(size, others=()), Checkpointed())
+             for size in (largest, *largest.others)]  # fmt: skip
+    assert together.total == max(estimate.total for estimate in alone)
+    mixed = replace(largest, member="chat", targets=19, others=())
+    assert together.total < memory.estimate(mixed, Checkpointed()).total
 
 
 def test_a_large_step_far_along_a_plan_is_seen() -> None:

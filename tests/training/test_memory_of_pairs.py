@@ -10,7 +10,8 @@ from tests.tiny import ENCODER_DECODERS, tiny_model
 from tunesmith.data.batch import Encoded, EncodedStream, collate
 from tunesmith.data.plan import Plan
 from tunesmith.objectives.token_likelihood import TokenLikelihood
-from tunesmith.training.memory import Memory, MicroBatch, written_share
+from tunesmith.runs.shape import written_share
+from tunesmith.training.memory import Memory, MicroBatch
 
 
 def pairs(source: int, target: int, count: int = 3) -> list[Encoded]:

@@ -15,7 +15,9 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <iterator>
@@ -23,6 +25,7 @@
 #include <mutex>
 #include <set>
 #include <unordered_map>
+#include <vector>
 
 namespace {
 
@@ -71,6 +74,24 @@ class Blocks {
   size_t in_use() {
     std::lock_guard<std::mutex> guard(mutex);
     return in_use_;
+  }
+
+  // Bytes of free places that the kernel counts as the process's: those that were written once.
+  size_t idle() {
+    std::lock_guard<std::mutex> guard(mutex);
+    const uintptr_t page = sysconf(_SC_PAGESIZE);
+    std::vector<unsigned char> there;
+    size_t pages = 0;
+    for (const auto& [place, size] : free_) {
+      char* const after = std::min(place + size, start_ + touched_);
+      const uintptr_t first = (reinterpret_cast<uintptr_t>(place) + page - 1) / page * page;
+      const uintptr_t last = reinterpret_cast<uintptr_t>(after) / page * page;
+      if (first >= last) continue;
+      there.resize((last - first) / page);
+      if (mincore(reinterpret_cast<void*>(first), last - first, there.data()) != 0) return 0;
+      for (const unsigned char state : there) pages += state & 1;
+    }
+    return pages * page;
   }
 
   size_t touched() {
@@ -177,4 +198,7 @@ int tensor_memory_begin(uint64_t size, int huge) {
 // Bytes that tensors hold now, and the most that lay below the highest place ever taken.
 uint64_t tensor_memory_in_use() { return blocks == nullptr ? 0 : blocks->in_use(); }
 uint64_t tensor_memory_touched() { return blocks == nullptr ? 0 : blocks->touched(); }
+
+// Bytes that no tensor holds and that were written once, in whole pages; 0 where that is not known.
+uint64_t tensor_memory_idle() { return blocks == nullptr ? 0 : blocks->idle(); }
 }

@@ -47,7 +47,7 @@ def serve_tensors(size: int, huge_pages: bool) -> Served:
     library = found.library
     if library is None:
         return Served(False, found.reason)
-    for name in ("tensor_memory_in_use", "tensor_memory_touched"):
+    for name in ("tensor_memory_in_use", "tensor_memory_touched", "tensor_memory_idle"):
         getattr(library, name).restype = ctypes.c_uint64
     if not library.tensor_memory_begin(ctypes.c_uint64(size), int(huge_pages)):
         return Served(False, "the kernel gave no range of addresses")
@@ -63,6 +63,14 @@ def bytes_in_use() -> int:
 def bytes_touched() -> int:
     """Return the bytes below the highest place that a tensor ever had; 0 as above."""
     return int(_range[0].tensor_memory_touched()) if _range else 0
+
+
+def bytes_idle() -> int:
+    """Return the bytes that the process holds in the range and no tensor does; 0 as above.
+
+    What a tensor let go without ever having been written is not among them.
+    """
+    return int(_range[0].tensor_memory_idle()) if _range else 0
 
 
 _range: list[ctypes.CDLL] = []

@@ -290,6 +290,7 @@ def scaled(batch: MicroBatch, tokens: int) -> MicroBatch:
         tokens=tokens,
         squares=int(batch.squares * share),
         targets=int(batch.targets * share),
+        others=tuple(scaled(each, max(1, round(each.tokens * share))) for each in batch.others),
     )
 
 

@@ -20,7 +20,6 @@ from tunesmith.training.memory import (
     MemoryEstimate,
     MicroBatch,
     resident_bytes,
-    written_share,
 )
 
 
@@ -65,3 +64,13 @@ def memory_of(engine: Engine, plan: Plan) -> Memory:
     """Return what predicts the memory of this engine's steps."""
     kind = ShapeMemory if engine.model.source.origin == "shape" else Memory
     return kind(engine, written_share(plan, engine.packed))
+
+
+def written_share(plan: Plan, packed: bool) -> float:
+    """Return which share of a plan's first step's rows are targets'; a half without sources."""
+    rows = {"source": 0, "target": 0}
+    for batch in plan[0].batches:
+        for name in rows.keys() & batch.streams.keys():
+            lengths = batch.streams[name].lengths
+            rows[name] += sum(lengths) if packed else len(batch) * max(lengths)
+    return rows["target"] / sum(rows.values()) if rows["source"] else 0.5

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from tunesmith.data.plan import Plan
 from tunesmith.engine.checkpointing import Checkpointed, Held
 from tunesmith.engine.engine import Engine
 from tunesmith.kernels.biased import padded_lengths
-from tunesmith.kernels.tensor_memory import bytes_in_use, bytes_touched
+from tunesmith.kernels.tensor_memory import bytes_idle
 from tunesmith.kernels.token_loss import CHUNK_BYTES
 from tunesmith.models.quantised import expanded_bytes, packed_bytes, stored_tensors
 from tunesmith.models.seeded import seeded
@@ -80,12 +80,16 @@ class MicroBatch:
             tokens, of what asks times what is asked.
         targets: tokens that are learnt.
         alone: whether every step is one micro-batch, so that no gradients wait for it.
+        member: whose it is, where several tasks learn at once.
+        others: then the largest micro-batch of each other task.
     """
 
     tokens: int
     squares: int
     targets: int
     alone: bool = True
+    member: str = ""
+    others: tuple[MicroBatch, ...] = ()
 
     @classmethod
     def of(cls, batch: Batch, engine: Engine, alone: bool = True) -> MicroBatch:
@@ -99,7 +103,7 @@ class MicroBatch:
         weights = batch.text.weights_T
         targets = 0 if weights is None else int((weights != 0).sum())
         squares = sum(n * m for n, m in (_asking(length, engine) for length in lengths))
-        return cls(engine.computed_rows(batch), squares, targets, alone)
+        return cls(engine.computed_rows(batch), squares, targets, alone, batch.member)
 
 
 def _asking(length: int, engine: Engine) -> tuple[int, int]:
@@ -156,20 +160,19 @@ class Memory:
 
     def estimate(self, batch: MicroBatch, checkpointed: Checkpointed) -> MemoryEstimate:
         """Predict the peak of a step whose largest micro-batch is `batch`."""
-        fixed = MemoryEstimate(
-            process=self._process,
-            weights=self._weights,
-            gradients=0,
-            optimizer=self._optimizer,
-            activations=0,
-            temporary=0,
-        )
-        moments = self._moments(batch, checkpointed)
+        sizes = (batch, *batch.others)
+        moments = (moment for size in sizes for moment in self._moments(size, checkpointed))
         gradients, activations, temporary = max(moments, key=sum)
         if self.engine.device.type == "cpu":
             temporary += int(_BETWEEN[self.engine.memory.exact] * (activations + temporary))
+            temporary += max(map(self._without_a_place, sizes))
         return MemoryEstimate(
-            fixed.process, fixed.weights, gradients, fixed.optimizer, activations, temporary
+            process=self._process,
+            weights=self._weights,
+            gradients=gradients,
+            optimizer=self._optimizer,
+            activations=activations,
+            temporary=temporary,
         )
 
     def fit(self, batch: MicroBatch, budget: int) -> tuple[Checkpointed, MemoryEstimate]:
@@ -202,8 +205,8 @@ class Memory:
         if self.engine.device.type == "cuda":
             return 0
         self._held  # noqa: B018 - a first pass brings in weights that lie on disk, and libraries
-        idle = bytes_touched() - bytes_in_use()  # the step's tensors will have it
-        return max(0, resident_bytes() - idle - self._weights)
+        # What lies idle in their range, the step's tensors will have.
+        return max(0, resident_bytes() - bytes_idle() - self._weights)
 
     @cached_property
     def _weights(self) -> int:
@@ -236,7 +239,8 @@ class Memory:
         largest = max([0, *(p.numel() * p.element_size() for p in self._parameters)])
         yield waiting, kept.elsewhere + sum(held), self._loss(batch)
         # Of a shared weight the output layer's gradient waits for that of the embedding.
-        shared = learnt.embeddings if self.engine.model.anatomy.tied and batch.targets else 0
+        tied = self.engine.model.of(batch.member).anatomy.tied
+        shared = learnt.embeddings if tied and batch.targets else 0
         gradients = learnt.output + shared
         for place in reversed(range(len(held))):
             gradients += learnt.layers[place]
@@ -257,9 +261,21 @@ class Memory:
     def _expanded(self) -> int:
         return expanded_bytes(self.engine.model.module, self.engine.dtype)
 
+    def _without_a_place(self, batch: MicroBatch) -> int:
+        """The embedding's gradient, where what activations left free is in pieces too small for it.
+
+        It comes last, when the gradients of the layers lie between those pieces.
+        """
+        learnt, options = self._learnt, self.engine.optimizer.options
+        if options.in_backward or not sum(learnt.layers) or not self.engine.memory.exact:
+            return 0
+        largest = max(self._held.at(batch).inside)
+        return learnt.embeddings if learnt.embeddings > largest else 0
+
     def _loss(self, batch: MicroBatch) -> int:
         """The logits of one chunk, the gradient of the hidden states, that of the output layer."""
-        anatomy = self.engine.model.anatomy
+        model = self.engine.model.of(batch.member)
+        anatomy = model.anatomy
         hidden = batch.tokens * anatomy.hidden_size * 4
         if not batch.targets or anatomy.output is None:
             return hidden
@@ -268,15 +284,12 @@ class Memory:
         copies = 1.0 if narrow == 4 else 1.5
         rows = 3 * batch.targets * anatomy.hidden_size * narrow
         weight = anatomy.vocab_size * anatomy.hidden_size * narrow
-        learns = self.engine.model.output_weight_VD.requires_grad
-        cast = weight if narrow == 2 and self._output_is_wide else 0
+        output_VD = model.output_weight_VD
+        learns = output_VD.requires_grad
+        cast = weight if narrow == 2 and output_VD.dtype == torch.float32 else 0
         return (
             hidden + rows + cast + max(int(copies * chunk) + learns * weight, 2 * learns * weight)
         )
-
-    @property
-    def _output_is_wide(self) -> bool:
-        return self.engine.model.output_weight_VD.dtype == torch.float32
 
     @property
     def _update(self) -> int:
@@ -350,29 +363,32 @@ class _Learnt:
 _STEPS_LOOKED_AT = 64
 
 
-def written_share(plan: Plan, packed: bool) -> float:
-    """Return which share of a plan's first step's rows are targets'; a half without sources."""
-    rows = {"source": 0, "target": 0}
-    for batch in plan[0].batches:
-        for name in rows.keys() & batch.streams.keys():
-            lengths = batch.streams[name].lengths
-            rows[name] += sum(lengths) if packed else len(batch) * max(lengths)
-    return rows["target"] / sum(rows.values()) if rows["source"] else 0.5
-
-
 def largest_micro_batch(plan: Plan, engine: Engine) -> MicroBatch:
-    """Return the largest micro-batch of the first steps of a plan, and of steps all along it."""
-    found: list[MicroBatch] = []
+    """Return the largest micro-batch of a plan's first steps and of steps all along it.
+
+    Where several tasks learn at once, the largest of any, with the `others`.
+    """
+    found: dict[str, list[MicroBatch]] = {}
     steps, few = len(plan), _STEPS_LOOKED_AT
     looked_at = {*range(min(steps, few)), *(steps * place // few for place in range(few))}
     for number in sorted(looked_at):
         batches = plan[number].batches
         alone = len(batches) == 1
-        found += [MicroBatch.of(batch, engine, alone) for batch in batches]
-    largest = max(found, key=lambda batch: (batch.tokens, batch.targets))
-    return MicroBatch(
-        largest.tokens,
-        max(batch.squares for batch in found),
-        max(batch.targets for batch in found),
-        all(batch.alone for batch in found),
+        for batch in batches:
+            found.setdefault(batch.member, []).append(MicroBatch.of(batch, engine, alone))
+    largest, *others = sorted(map(_over_all, found.values()), key=_size, reverse=True)
+    return replace(largest, others=tuple(others))
+
+
+def _over_all(sizes: Sequence[MicroBatch]) -> MicroBatch:
+    """Return the largest of one task's, with whatever is most of any of them."""
+    return replace(
+        max(sizes, key=_size),
+        squares=max(size.squares for size in sizes),
+        targets=max(size.targets for size in sizes),
+        alone=all(size.alone for size in sizes),
     )
+
+
+def _size(batch: MicroBatch) -> tuple[int, int]:
+    return batch.tokens, batch.targets
