@@ -203,8 +203,27 @@ def test_heads_that_speak_of_tokens_stay_as_they_are(bases, tmp_path):
         prepare(parse_recipe({**given, "task": "language_modeling"}), SILENT)
 
 
-def test_a_second_head_on_the_first_is_refused(bases, tmp_path):
-    given = recipe(bases("bert"), tmp_path, width=8)
-    given["surgery"].append({"name": "text_head", "pooling": "max"})
-    with pytest.raises(RecipeError, match="named twice"):
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [{"name": "text_head", "width": 8}, {"name": "text_head", "pooling": "max"}],
+        [{"name": "text_head", "pooling": "mean"}, {"name": "text_head", "pooling": "max"}],
+        [{"name": "attention", "implementation": name} for name in ("eager", "sdpa")],
+    ],
+)
+def test_a_second_one_in_the_place_of_the_first_is_refused(bases, tmp_path, operations):
+    given = recipe(bases("bert"), tmp_path) | {"surgery": operations}
+    with pytest.raises(RecipeError, match=f"surgery.{operations[0]['name']}: It is named twice"):
+        prepare(parse_recipe(given), SILENT)
+
+
+def test_the_pooling_of_vectors_is_not_changed_twice(bases, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(
+        lines([{"text": f"one {i}", "other": f"uno {i}"} for i in range(12)])
+    )
+    poolings = [{"name": "text_head", "pooling": pooling} for pooling in ("mean", "max")]
+    given = recipe(bases("bert"), tmp_path) | {
+        "task": "embedding", "surgery": poolings, "data": {"train": str(tmp_path / "pairs.jsonl")}
+    }  # fmt: skip
+    with pytest.raises(RecipeError, match="text_head: It is named twice"):
         prepare(parse_recipe(given), SILENT)

@@ -34,8 +34,21 @@ def make_technique(recipe: Recipe, task: Task) -> Technique:
 
 
 def make_operations(recipe: Recipe) -> list[Operation]:
-    """Return the recipe's operations, in their order."""
-    return [OPERATIONS.get(each.name)(each.options) for each in recipe.surgery]
+    """Return the recipe's operations, in their order.
+
+    Raises:
+        RecipeError: one stands there twice, and the second would take the place of the first.
+    """
+    made = [OPERATIONS.get(each.name)(each.options) for each in recipe.surgery]
+    once = [operation.name for operation in made if operation.replaces]
+    twice = next((name for name in once if once.count(name) > 1), None)
+    if twice is not None:
+        raise RecipeError(
+            "It is named twice, and the second would take the place of the first.",
+            where=f"surgery.{twice}",
+            fix="Name it once, with all of its options.",
+        )
+    return made
 
 
 def make_objective(recipe: Recipe, task: Task) -> Objective:

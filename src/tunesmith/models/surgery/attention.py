@@ -23,6 +23,7 @@ class Attention(Operation):
     """Choose the implementation of attention."""
 
     works_on: ClassVar[Literal["files", "loaded", "marked"]] = "loaded"
+    replaces: ClassVar[bool] = True
 
     class Options(BaseModel):
         """Which one."""

@@ -27,6 +27,8 @@ class Operation:
     name: ClassVar[str]
     works_on: ClassVar[Literal["files", "loaded", "marked"]] = "files"
     """When its turn comes: before loading, before a technique marks what learns, or after."""
+    replaces: ClassVar[bool] = False
+    """Whether a second one would take the place of the first: it is refused."""
 
     class Options(BaseModel):
         """No options."""

@@ -31,6 +31,7 @@ class TextHead(Operation):
     """Change the head that speaks of a whole text, and what it reads of it."""
 
     works_on: ClassVar[Literal["files", "loaded", "marked"]] = "loaded"
+    replaces: ClassVar[bool] = True
 
     class Options(BaseModel):
         """What is read, and the maps on it."""
@@ -59,8 +60,7 @@ class TextHead(Operation):
         """A body with a head of ours, where a whole text is spoken of.
 
         Raises:
-            RecipeError: the task needs another head, or vectors themselves, or has a head of ours
-                already.
+            RecipeError: the task needs another head, or vectors themselves.
         """
         given = self.options.model_dump(exclude_defaults=True)
         if needed in _OF_TEXTS:
@@ -72,12 +72,6 @@ class TextHead(Operation):
                 "The task learns the pooled vectors themselves: nothing stands on them.",
                 where=f"surgery.text_head.{next(name for name in given if name != 'pooling')}",
                 fix="Leave it out, and give `pooling` alone.",
-            )
-        if needed == "features":  # made of the task's head by this operation alone
-            raise RecipeError(
-                "It is named twice, and the second head would take the place of the first.",
-                where="surgery.text_head",
-                fix="Name it once, with all of its options.",
             )
         raise RecipeError(
             f"The task needs a head ({needed}) that does not speak of whole texts.",
