@@ -147,6 +147,12 @@ def test_check_says_what_is_learnt_of_each_and_finds_repeats_within_each(
     found = CheckDocument.model_validate(command("check", "recipe.yaml", "--json").document)
     assert any(said.startswith("chat: instruct, 20 records") for said in found.remarks)
     assert any("from step 5" in said for said in found.remarks)
+    shown = CheckDocument.model_validate(
+        command("check", "recipe.yaml", "--json", "--show", "2").document
+    ).shown
+    assert [Path(each.origin).name.partition(".")[0] for each in shown] == ["chat"] * 2 + [
+        "mood"
+    ] * 2
     assert len(found.exact_duplicates) == 1
     assert command("check", "recipe.yaml", "--deep").code == 2
 
@@ -168,18 +174,19 @@ def test_what_the_test_could_show_is_of_the_records_of_the_task_that_decides(
         return CheckDocument.model_validate(said.document)
 
     found = checked(asked, CLASSES)
-    assert found.metric == "chat/exact_match"
-    assert found.detectable is not None
+    chat = found.members["chat"]
+    assert (found.metric, found.detectable) == (None, None)
+    assert (chat.task, chat.metric) == ("instruct", "chat/exact_match")
+    assert chat.detectable is not None
+    assert list(found.members) == ["chat", "mood"]
     # The metric under `evaluation` chooses a checkpoint only.
     unequal = checked(asked, many, "evaluation.metric=mood/brier")
     assert unequal.test.records > found.test.records
-    assert (unequal.metric, unequal.detectable) == (found.metric, found.detectable)
-    assert any("by chat/exact_match, mood/" in said for said in unequal.remarks)
-    could = f"could show a difference of {found.detectable:.2g} in chat/exact_match"
-    assert any(could in said for said in unequal.remarks)
-    fewer = checked(asked[:50], many).detectable
-    assert fewer is not None
-    assert fewer > found.detectable
+    assert unequal.members["chat"] == chat
+    fewer = checked(asked[:50], many).members["chat"]
+    assert fewer.test_records < chat.test_records
+    assert fewer.detectable is not None
+    assert fewer.detectable > chat.detectable
 
 
 def test_where_generated_answers_decide_checkpoints_are_chosen_by_what_is_not_generated(
@@ -213,7 +220,7 @@ def test_the_metric_that_a_first_task_finds_in_its_records_decides(here, command
     )
     said = command("check", "recipe.yaml", "--json")
     assert said.code == 0, said.err
-    assert CheckDocument.model_validate(said.document).metric == "near/spearman"
+    assert CheckDocument.model_validate(said.document).members["near"].metric == "near/spearman"
 
 
 def test_a_head_of_tags_one_of_vectors_and_one_of_a_number_share_an_encoder(
@@ -276,6 +283,30 @@ def test_what_cannot_be_is_refused_before_training(here, command, write, changes
     assert said.code == 2
     assert what in said.err
     assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("task: classification", "task: multitask", "mood.task: A member is one task; list all"),
+        (
+            "{train: mood.jsonl}", "{train: mood.jsonl, test: 0.2, streaming: true}",
+            "mood.data: The records of several tasks are mixed, and a stream has no size: leave"
+            " `streaming` out",
+        ),
+        ("name: multitask", "name: multitasks", "task.name: There is no task called 'multitasks'"),
+        ("name: multitask", "type: multitask", "task.name: "),
+    ],
+)  # fmt: skip
+def test_a_slip_is_said_once_and_where_it_is(here, command, write, old, new, what) -> None:
+    write()
+    text = (here / "recipe.yaml").read_text()
+    assert old in text
+    (here / "recipe.yaml").write_text(text.replace(old, new))
+    said = command("check", "recipe.yaml")
+    assert said.code == 2
+    assert what in said.err
+    assert "things are wrong" not in said.err
 
 
 @pytest.mark.parametrize("data", ["", "data: {train: chat.jsonl}\n"])

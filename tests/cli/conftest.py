@@ -225,6 +225,7 @@ CHECKED = SimpleNamespace(
     metric="log_likelihood",
     detectable=0.25,
     assumption=None,
+    members={},
     remarks=["Chat template: the model's own."],
     warnings=["1 test record stands in train."],
     shown=[

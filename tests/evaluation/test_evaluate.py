@@ -66,7 +66,7 @@ def test_predictions_have_one_row_a_record_with_both_answers_and_all_statistics(
     before, after = scores(PlainEngine(MODEL)), scores(Shaky(MODEL))
     path = tmp_path / "predictions.parquet"
     primary = TASK.metrics["log_likelihood"]
-    write_predictions(path, TASK, DATA, ORIGINS, before, after, primary)
+    write_predictions(path, TASK, DATA, ORIGINS, before, after, [primary])
     rows = pq.read_table(path).to_pylist()
     assert [row["origin"] for row in rows] == ORIGINS
     first, last = rows[0], rows[-1]
@@ -77,7 +77,17 @@ def test_predictions_have_one_row_a_record_with_both_answers_and_all_statistics(
     assert last["after_tokens"] == 9
     for row, a, b in zip(rows, before, after, strict=True):
         assert row["change"] == pytest.approx(per_record(primary, b) - per_record(primary, a))
+        assert row["metric"] == "log_likelihood"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_several_that_decide_a_record_has_the_one_that_was_measured_on_it(tmp_path: Path):
+    found, path = scores(PlainEngine(MODEL)), tmp_path / "predictions.parquet"
+    deciding = [TASK.metrics["rouge_l"], TASK.metrics["log_likelihood"]]
+    write_predictions(path, TASK, DATA, ORIGINS, found, found, deciding)
+    rows = pq.read_table(path).to_pylist()
+    assert [row["metric"] for row in rows[:2]] == ["rouge_l"] * 2  # answered for real
+    assert {row["metric"] for row in rows[2:]} == {"log_likelihood"}
 
 
 def test_predictions_that_cannot_be_written_are_an_error_with_a_fix(tmp_path: Path):
@@ -85,7 +95,7 @@ def test_predictions_that_cannot_be_written_are_an_error_with_a_fix(tmp_path: Pa
     metric = TASK.metrics["perplexity"]
     path = tmp_path / "missing" / "predictions.parquet"
     with pytest.raises(RunError, match="Could not write"):
-        write_predictions(path, TASK, DATA, ORIGINS, found, found, metric)
+        write_predictions(path, TASK, DATA, ORIGINS, found, found, [metric])
 
 
 def test_a_metric_of_one_record_is_none_where_it_was_not_measured():

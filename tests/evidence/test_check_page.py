@@ -54,6 +54,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "format": "alpaca", "ignored": [], "train": PART, "validation": None, "test": PART,
         "parameters": 1000, "trainable_parameters": 10, "steps": 10, "memory_bytes": 2**30,
         "seconds": None, "metric": "log_likelihood", "detectable": 0.25, "assumption": None,
+        "members": {},
         "remarks": ["A remark."], "warnings": ["A warning."], "shown": [], "deep": None,
         **changes,
     }  # fmt: skip
@@ -115,3 +116,19 @@ def test_a_test_that_can_show_no_difference_that_exists_shows_nothing(metric: st
     assert found["could show"] == "nothing: the test records are too few"
     found = facts(document(metric=metric, detectable=0.5))
     assert found["could show"] == "a difference of 0.500 or more"
+
+
+def test_of_several_tasks_each_is_named_with_what_its_own_test_could_show() -> None:
+    members = {
+        "chat": {"task": "instruct", "metric": "chat/log_likelihood", "test_records": 8,
+                 "detectable": 0.25, "assumption": "much changes"},
+        "mood": {"task": "classification", "metric": "mood/accuracy", "test_records": 2,
+                 "detectable": 1.4, "assumption": None},
+    }  # fmt: skip
+    found = facts(document(task="multitask", metric=None, detectable=None, members=members))
+    assert found["task"] == "multitask: chat (instruct), mood (classification)"
+    assert found["verdict by"] == "the worst of chat/log likelihood, mood/accuracy"
+    assert found["could show"] == (
+        "chat/log likelihood: a difference of 0.250 or more, if much changes; mood/accuracy:"
+        " nothing: the test records are too few"
+    )

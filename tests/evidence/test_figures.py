@@ -75,7 +75,12 @@ def test_what_stands_in_backticks_is_set_as_code_and_escaped() -> None:
 
 @pytest.mark.parametrize(
     ("text", "begun"),
-    [("log likelihood", "Log likelihood"), ("nDCG@10", "nDCG@10"), ("chrF rose", "chrF rose")],
+    [
+        ("log likelihood", "Log likelihood"),
+        ("nDCG@10", "nDCG@10"),
+        ("chrF rose", "chrF rose"),
+        ("chat/perplexity fell", "chat/perplexity fell"),
+    ],
 )
 def test_a_sentence_begins_with_a_capital_unless_its_word_is_spelt_otherwise(
     text: str, begun: str

@@ -209,7 +209,39 @@ def test_a_place_that_cannot_be_written_is_named(fake_run: Build) -> None:
 
 
 def example(improvement: float, after: str | None = None) -> Example:
-    return Example("t:1", "p", "r", None, after, improvement)
+    return Example("t:1", "p", "r", None, after, improvement, "log_likelihood")
+
+
+def test_of_several_tasks_each_has_its_records_and_its_part_of_the_loss(fake_run: Build) -> None:
+    row = METRICS["metrics"]["log_likelihood"]
+    lost = {"origin": "chat.jsonl:9", "metric": None, "change": None}
+    rows = [
+        {"origin": f"{task}.jsonl:{i}", "prompt": f"asks {task} {i}", "reference": "right",
+         "output_before": "old", "output_after": "new", "metric": f"{task}/figure",
+         "change": change}
+        for task, change in (("chat", 0.5), ("mood", -1.0)) for i in range(2)
+    ]  # fmt: skip
+    metrics = {
+        "primary": "mood/figure",
+        "metrics": {
+            "chat/figure": row, "mood/figure": {**row, "higher_is_better": False},
+        },
+        "members": {
+            task: {"primary": f"{task}/figure", "verdict": "improved"} for task in ("chat", "mood")
+        },
+    }  # fmt: skip
+    terms = [{"chat/nll": 1.0}] * 2 + [{"chat/nll": 0.7, "mood/nll": 0.3}] * 3
+    events = [{"step": i + 1, "loss": 1.0, "terms": each} for i, each in enumerate(terms)]
+    text = page(
+        fake_run, metrics=metrics, events=events, examples=[*rows, {**rows[0], **lost}]
+    ).text
+    of_chat, of_mood = "Which records changed: chat", "Which records changed: mood"
+    assert text.index(of_mood) < text.index("asks mood 1") < text.index(of_chat)
+    assert text.index(of_chat) < text.index("asks chat 1")
+    assert text.count("2 of 2 test records got better in") == 2
+    assert "chat.jsonl:9" not in text
+    assert "What chat adds to the loss" in text
+    assert "What mood adds to the loss" in text
 
 
 def test_no_example_is_both_best_and_worst() -> None:

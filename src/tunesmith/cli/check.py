@@ -29,7 +29,8 @@ def check(
         int,
         typer.Option(
             min=0,
-            help="Print so many records as the model sees them: what is learnt is marked.",
+            help="Print so many records (of several tasks, of each) as the model sees them: what is"
+            " learnt is marked.",
             metavar="N",
         ),
     ] = 0,

@@ -83,13 +83,17 @@ def write_predictions(
     origins: Sequence[str],
     before: Sequence[ExampleScore],
     after: Sequence[ExampleScore],
-    primary: Metric,
+    deciding: Sequence[Metric],
 ) -> None:
     """Write one row a record: what was asked, what was right, what was answered, what it scored.
 
     Columns: `index`, `origin`, `prompt`, `reference`, `output_before`, `output_after`,
-    `before_<statistic>`, `after_<statistic>`, and `change`, that of the primary metric on the
-    record alone. What was not measured is null. The file is whole or absent.
+    `before_<statistic>`, `after_<statistic>`; `metric`, which of those that decide was measured on
+    the record, and `change`, that of it on the record alone. What was not measured is null. The
+    file is whole or absent.
+
+    Args:
+        deciding: the metric that decides; of several tasks, that of each.
 
     Raises:
         RunError: it cannot be written.
@@ -110,9 +114,9 @@ def write_predictions(
         for name in _statistics(scores):
             values = [score.statistics.get(name) for score in scores]
             columns[f"{prefix}_{name}"] = pa.array(values, pa.float64())
-    columns["change"] = pa.array(
-        [_change(primary, a, b) for a, b in zip(before, after, strict=True)], pa.float64()
-    )
+    changes = [_decided(deciding, a, b) for a, b in zip(before, after, strict=True)]
+    columns["metric"] = pa.array([name for name, _ in changes], pa.string())
+    columns["change"] = pa.array([change for _, change in changes], pa.float64())
     aside = path.with_name(path.name + ".tmp")
     try:
         pq.write_table(pa.table(columns), aside)
@@ -175,6 +179,12 @@ def _statistics(scores: Iterable[ExampleScore]) -> list[str]:
     return list(dict.fromkeys(name for score in scores for name in score.statistics))
 
 
-def _change(metric: Metric, before: ExampleScore, after: ExampleScore) -> float | None:
-    a, b = per_record(metric, before), per_record(metric, after)
-    return None if a is None or b is None else b - a
+def _decided(
+    deciding: Sequence[Metric], before: ExampleScore, after: ExampleScore
+) -> tuple[str | None, float | None]:
+    """Return which deciding metric was measured on a record, and how far it moved there."""
+    for metric in deciding:
+        a, b = per_record(metric, before), per_record(metric, after)
+        if a is not None and b is not None:
+            return metric.name, b - a
+    return None, None

@@ -92,7 +92,7 @@ def facts(found: Document) -> dict[str, str]:
     return {
         "model": f"{found['model']} ({found['kind']},"
         f" {figures.count(found['parameters'])} parameters)",
-        "task": found["task"],
+        "task": _task(found),
         "technique": f"{found['technique']}: {figures.count(found['trainable_parameters'])}"
         f" parameters learn ({learns:.2%} of the model's number)",
         "format": found["format"],
@@ -100,12 +100,28 @@ def facts(found: Document) -> dict[str, str]:
         "steps": figures.count(found["steps"]),
         "memory": f"about {figures.size(found['memory_bytes'])}",
         "time": "unknown" if seconds is None else f"about {figures.duration(seconds)}",
-        "verdict by": figures.label(found["metric"]),
-        "could show": _could_show(found),
+        "verdict by": _verdict_by(found),
+        "could show": "; ".join(
+            f"{figures.label(each['metric'])}: {_could_show(each)}"
+            for each in found["members"].values()
+        )
+        or _could_show(found),
     }
 
 
+def _task(found: Document) -> str:
+    own = [f"{name} ({each['task']})" for name, each in found["members"].items()]
+    return f"{found['task']}: {', '.join(own)}" if own else str(found["task"])
+
+
+def _verdict_by(found: Document) -> str:
+    """Of several tasks each has a verdict, and the worst stands in front."""
+    own = [figures.label(each["metric"]) for each in found["members"].values()]
+    return f"the worst of {', '.join(own)}" if own else figures.label(found["metric"])
+
+
 def _could_show(found: Document) -> str:
+    """In words what a test could show: of one task, or of one of several."""
     if found["detectable"] is None:
         return "unknown"
     if not exists(found["metric"], found["detectable"]):

@@ -112,8 +112,11 @@ def duration(seconds: float) -> str:
 
 
 def capital(text: str) -> str:
-    """Let a sentence begin with a capital, but where its first word is spelt as nDCG or chrF is."""
-    own = any(letter.isupper() for letter in text.partition(" ")[0][1:])
+    """Let a sentence begin with a capital, but where its first word is spelt as nDCG or chrF is.
+
+    What begins with `task/metric` begins as its user calls the task.
+    """
+    own = any(letter.isupper() or letter == "/" for letter in text.partition(" ")[0][1:])
     return text if own else text[:1].upper() + text[1:]
 
 

@@ -199,7 +199,8 @@ class Summary(BaseModel):
 class Example:
     """One test record: what was asked, what was right, and what the model said before and after.
 
-    `improvement` is what the record adds to the primary metric, signed so that more is better.
+    `improvement` is what the record adds to the metric that decides (`metric`), signed so that more
+    is better.
     """
 
     origin: str
@@ -208,6 +209,7 @@ class Example:
     before: str | None
     after: str | None
     improvement: float
+    metric: str
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,7 @@ def read_evidence(run_dir: Path) -> Evidence:
         validations=[event for event in events if "validation" in event],
         metrics=metrics,
         summary=_read_json(run_dir, "summary.json", Summary),
-        examples=_read_examples(run_dir / "evaluation" / "predictions.parquet", metrics.deciding),
+        examples=_read_examples(run_dir / "evaluation" / "predictions.parquet", metrics),
         tradeoff=read_curve(run_dir),
     )
 
@@ -313,12 +315,14 @@ def _read_text(run_dir: Path, name: str) -> str:
         ) from None
 
 
-def _read_examples(path: Path, deciding: MetricRow) -> list[Example]:
+def _read_examples(path: Path, metrics: Metrics) -> list[Example]:
     if not path.exists():
         return []
     from pyarrow import parquet
 
-    sign = 1.0 if deciding.higher_is_better else -1.0
+    sign = {
+        name: 1.0 if metrics.metrics[name].higher_is_better else -1.0 for name in metrics.decide
+    }
     return [
         Example(
             origin=str(row["origin"]),
@@ -326,8 +330,10 @@ def _read_examples(path: Path, deciding: MetricRow) -> list[Example]:
             reference=str(row["reference"] or ""),
             before=row.get("output_before"),
             after=row.get("output_after"),
-            improvement=sign * row["change"],
+            improvement=sign[metric] * row["change"],
+            metric=metric,
         )
         for row in parquet.read_table(path).to_pylist()
-        if row.get("change") is not None and row["change"] == row["change"]
+        for metric in [row.get("metric") or metrics.primary]
+        if metric in sign and row.get("change") is not None and row["change"] == row["change"]
     ]

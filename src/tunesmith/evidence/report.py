@@ -58,10 +58,7 @@ def render(evidence: Evidence) -> str:
         utilisation=utilisation(evidence.summary),
         tradeoff_plot=drawing(evidence.tradeoff) if evidence.tradeoff else None,
         tradeoff=sentence(evidence.tradeoff) if evidence.tradeoff else None,
-        chosen=choose_examples(evidence.examples),
-        changes_plot=_changes_plot(evidence.examples),
-        improved=sum(example.improvement > 0 for example in evidence.examples),
-        measured=len(evidence.examples),
+        changes=_changes(evidence),
         facts=_facts(evidence.summary),
         parts=_parts(evidence.summary),
         memory=_memory(evidence.summary),
@@ -152,11 +149,53 @@ def _interval_plot(metrics: Metrics) -> Markup | None:
     )
 
 
-def _changes_plot(examples: Sequence[Example]) -> Markup | None:
+@dataclass(frozen=True)
+class Changes:
+    """How records changed in the metric that decides: of several tasks, in that of one.
+
+    Attributes:
+        name: identifies it in the page.
+        heading: what stands above it.
+    """
+
+    name: str
+    heading: str
+    metric: str
+    improved: int
+    measured: int
+    plot: Markup | None
+    chosen: Chosen
+
+
+def _changes(evidence: Evidence) -> list[Changes]:
+    found: list[Changes] = []
+    of_metric = {m.primary: name for name, m in evidence.metrics.members.items()}
+    for metric in evidence.metrics.decide:
+        examples = [example for example in evidence.examples if example.metric == metric]
+        if not examples:
+            continue
+        name = "examples" + f"-{len(found) + 1}" * bool(found)
+        member = of_metric.get(metric)
+        found.append(
+            Changes(
+                name=name,
+                heading="Which records changed" + (f": {member}" if member else ""),
+                metric=figures.label(metric),
+                improved=sum(example.improvement > 0 for example in examples),
+                measured=len(examples),
+                plot=_changes_plot(name, examples),
+                chosen=choose_examples(examples),
+            )
+        )
+    return found
+
+
+def _changes_plot(name: str, examples: Sequence[Example]) -> Markup | None:
     if len(examples) < 2 or not any(example.improvement for example in examples):
         return None
     title = "Change of each test record, from the worst to the best"
-    return Markup(plots.changes("changes", title, [example.improvement for example in examples]))
+    improvements = [example.improvement for example in examples]
+    return Markup(plots.changes(name.replace("examples", "changes"), title, improvements))
 
 
 def _curves(evidence: Evidence) -> list[tuple[str, Markup]]:
@@ -170,6 +209,11 @@ def _curves(evidence: Evidence) -> list[tuple[str, Markup]]:
     best = evidence.kept_step
     mark = (float(best), "kept") if best is not None and validation else None
     drawn = [("Loss", Markup(plots.curve("loss", "Loss over the steps", losses, mark=mark)))]
+    for number, member in enumerate(evidence.metrics.members):
+        title = f"What {member} adds to the loss"
+        line = plots.Line(member, _added(evidence, member), raw=True)
+        if len(line.points) > 1:
+            drawn.append((title, Markup(plots.curve(f"loss-{number}", title, [line]))))
     for field, title in (
         ("learning_rate", "Learning rate"),
         ("gradient_norm", "Gradient norm"),
@@ -186,6 +230,17 @@ def _curves(evidence: Evidence) -> list[tuple[str, Markup]]:
         line = plots.Line("utilisation", shares, raw=True)
         drawn.append((title, Markup(plots.curve("mfu", f"{title}, over the steps", [line]))))
     return drawn
+
+
+def _added(evidence: Evidence, member: str) -> list[tuple[float, float]]:
+    """What one of several tasks adds to the loss, in the steps that learn of it."""
+    found = []
+    for event in evidence.steps:
+        terms = event.get("terms") or {}
+        own = [float(value) for name, value in terms.items() if name.startswith(f"{member}/")]
+        if own:
+            found.append((float(event["step"]), sum(own)))
+    return found
 
 
 def _points(evidence: Evidence, field: str) -> list[tuple[float, float]]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
+from tunesmith.registry import TASKS
+
 MULTITASK = "multitask"
 
 
@@ -50,5 +52,10 @@ def members_of(recipe: Any) -> Mapping[str, Any]:
 
 
 def _is_of_several(recipe: Any) -> bool:
+    """Whether it names the task, or has members under a name that no task has: a mistyped one."""
     task = recipe.get("task") if isinstance(recipe, Mapping) else None
-    return (task.get("name") if isinstance(task, Mapping) else task) == MULTITASK
+    if not isinstance(task, Mapping):
+        return bool(task == MULTITASK)
+    return task.get("name") == MULTITASK or (
+        "members" in task and task.get("name") not in TASKS.names()
+    )

@@ -9,6 +9,7 @@ computing the first micro-batch twice; the gradients are thrown away.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +23,6 @@ from tunesmith.data.plan import Step
 from tunesmith.errors import RecipeError
 from tunesmith.evaluation.significance import Detectable, detectable_before
 from tunesmith.evidence.check_page import page_place, write_check_page
-from tunesmith.evidence.ranges import exists
 from tunesmith.quality.balance import class_balance
 from tunesmith.quality.duplicates import Duplicates, find_duplicates
 from tunesmith.quality.leaks import find_leaks
@@ -81,6 +81,17 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Deciding:
+    """The metric that decides one of several tasks, and what its test could show."""
+
+    task: str
+    metric: str
+    test_records: int
+    detectable: float | None
+    assumption: str | None
+
+
+@dataclass(frozen=True)
 class CheckResult:
     """What is known of a recipe before training; see `tunesmith check --help`."""
 
@@ -104,9 +115,10 @@ class CheckResult:
     steps: int
     memory_bytes: int
     seconds: float | None
-    metric: str
+    metric: str | None
     detectable: float | None
     assumption: str | None
+    members: dict[str, Deciding]
     remarks: list[str]
     warnings: list[str]
     shown: list[Shown]
@@ -161,9 +173,9 @@ def check(
 def _result(prepared: Prepared, show: int) -> CheckResult:
     counts = parameter_counts(prepared)
     task = prepared.task
-    several = isinstance(task, MultiTask)
-    metric = task.primary if several else primary_metric(prepared.recipe, task)
-    _, could_show = _detectable(prepared, metric)
+    members = _members(prepared)
+    metric = None if members else primary_metric(prepared.recipe, task)
+    could_show = None if metric is None else _detectable(prepared, metric)[1]
     of_tasks = _of_tasks(prepared)
     return CheckResult(
         model=prepared.model.source.name,
@@ -190,9 +202,10 @@ def _result(prepared: Prepared, show: int) -> CheckResult:
         metric=metric,
         detectable=could_show.difference if could_show else None,
         assumption=could_show.assumption if could_show else None,
+        members=members,
         remarks=[*task.remarks(), *_of_a_stream(prepared), *_of_members(prepared)],
         warnings=[*prepared.warnings, *(said for each in of_tasks for said in _warnings(each))],
-        shown=[_shown(prepared, index) for index in range(min(show, _records(prepared.train)))],
+        shown=[_shown(prepared, index) for index in _to_show(prepared, show)],
         deep=None,
         page=None,
     )
@@ -298,21 +311,28 @@ def _warnings(each: _OfTask) -> list[str]:
     return found
 
 
+def _members(prepared: Prepared) -> dict[str, Deciding]:
+    """Return what decides each of several tasks; nothing where there is one."""
+    task = prepared.task
+    found: dict[str, Deciding] = {}
+    if not isinstance(task, MultiTask):
+        return found
+    for name, metric in task.primaries.items():
+        tested, show = _detectable(prepared, metric)
+        own = task.members[name].name
+        could = (show.difference, show.assumption) if show else (None, None)
+        found[name] = Deciding(own, metric, tested, *could)
+    return found
+
+
 def _of_members(prepared: Prepared) -> list[str]:
-    """Say of each of several tasks how much is learnt of it, and what its test could show."""
+    """Say of each of several tasks how much is learnt of it."""
     task = prepared.task
     if not isinstance(task, MultiTask):
         return []
-    decide = ", ".join(task.primaries.values())
-    said = [f"Each task has a verdict, by {decide}; the headline is the worst of them."]
-    for name, mixed in mixture(task, prepared.train, prepared.plan()).items():
-        metric = task.primaries[name]
-        records, show = _detectable(prepared, metric)
-        could = " could show little"
-        if show and exists(metric, show.difference):
-            could = f" could show a difference of {show.difference:.2g}"
-        said.append(f"{name}: {mixed}; {records} test records{could} in {metric}.")
-    return said
+    said = mixture(task, prepared.train, prepared.plan())
+    tested = names_of(prepared.test.data.records)
+    return [f"{name}: {mixed}; {tested[name]} to test on." for name, mixed in said.items()]
 
 
 def estimated_seconds(prepared: Prepared) -> float | None:
@@ -347,6 +367,19 @@ def _seconds(prepared: Prepared, step: Step) -> float:
     for parameter in engine.optimizer.parameters.values():
         parameter.grad = None
     return seconds
+
+
+def _to_show(prepared: Prepared, count: int) -> list[int]:
+    """Return the places of the first training records; of several tasks, the first of each."""
+    records, seen = prepared.train.data.records, Counter[str]()
+    several = isinstance(prepared.task, MultiTask)
+    places: list[int] = []
+    for place, record in enumerate(records):
+        task = record.member if several else ""
+        seen[task] += 1
+        if seen[task] <= count:
+            places.append(place)
+    return places
 
 
 def _shown(prepared: Prepared, index: int) -> Shown:

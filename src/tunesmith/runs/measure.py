@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tunesmith.console import Console
@@ -25,9 +25,10 @@ from tunesmith.models.adapters import without_adapter
 from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.members import primary_metric
-from tunesmith.runs.multitask import first_of_each
+from tunesmith.runs.multitask import first_of_each, names_of
 from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.record import generates
+from tunesmith.stored import Stored, built
 from tunesmith.tasks.base import ExampleScore
 from tunesmith.tasks.multitask import MultiTask
 
@@ -86,7 +87,7 @@ def compare_run(
             seed=seed,
         )
     refusal = probe_refusal(prepared.engine) if evaluation.probe else "The recipe switches it off."
-    noise = Noise(**folder.read_json(folder.noise))
+    noise = built(Noise, folder.read_stored(folder.noise))
     write_predictions(
         folder.predictions,
         task,
@@ -94,7 +95,7 @@ def compare_run(
         records.origins,
         before.test,
         after.test,
-        task.metrics[comparison.primary],
+        [task.metrics[name] for name in comparison.deciding.values() or [comparison.primary]],
     )
     folder.write_json(folder.metrics, metrics_json(comparison, noise, probe, refusal))
     return comparison
@@ -133,7 +134,7 @@ def _noise(prepared: Prepared) -> Noise:
     few = (first_of_each if isinstance(prepared.task, MultiTask) else first_records)(
         part, _NOISE_RECORDS
     )
-    return measure_noise(
+    noise = measure_noise(
         prepared.task,
         prepared.engine,
         few.data.records,
@@ -143,6 +144,9 @@ def _noise(prepared: Prepared) -> Noise:
         console=Console(quiet=True),
         tokens_per_batch=prepared.recipe.evaluation.tokens_per_batch,
     )
+    if isinstance(prepared.task, MultiTask):  # the metric is of one of them
+        return replace(noise, records=names_of(few.data.records)[primary.partition("/")[0]])
+    return noise
 
 
 def first_records(part: Part, count: int) -> Part:
@@ -166,4 +170,4 @@ def _kept(path: Path) -> list[ExampleScore] | None:
     if not path.exists():
         return None
     lines = path.read_text(encoding="utf-8").split("\n")
-    return [ExampleScore(**json.loads(line)) for line in lines if line]
+    return [built(ExampleScore, Stored(json.loads(line), path)) for line in lines if line]

@@ -82,18 +82,21 @@ class Member(BaseModel):
         description="metric that decides its verdict; null: its task's own",
     )
 
-    @field_validator("task")
+    @field_validator("task", mode="before")
     @classmethod
-    def _one_task(cls, task: TaskChoice) -> TaskChoice:
-        if task.name == "multitask":
+    def _one_task(cls, task: Any) -> Any:
+        if (task.get("name") if isinstance(task, Mapping) else task) == "multitask":
             raise ValueError("a member is one task; list all tasks side by side")
         return task
 
-    @field_validator("data")
+    @field_validator("data", mode="before")
     @classmethod
-    def _read_at_once(cls, data: DataOptions) -> DataOptions:
-        if data.streaming:
-            raise ValueError("the records of several tasks are mixed, and a stream has no size")
+    def _read_at_once(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("streaming"):
+            raise ValueError(
+                "the records of several tasks are mixed, and a stream has no size: leave"
+                " `streaming` out"
+            )
         return data
 
     @model_validator(mode="after")

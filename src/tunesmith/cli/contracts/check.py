@@ -81,6 +81,16 @@ class DeepDetails(Details):
     encoder: str = Field(description="the model by whose vectors labels and outliers were judged")
 
 
+class DecidingDetails(Details):
+    """What decides one of several tasks."""
+
+    task: str = Field(description="the task")
+    metric: str = Field(description="the metric that will decide")
+    test_records: int = Field(description="records that it is measured on")
+    detectable: float | None = Field(description="smallest difference these could show")
+    assumption: str | None = Field(description="what that figure takes for granted")
+
+
 class CheckDocument(Document):
     """`tunesmith check --json`: all that can be known before training."""
 
@@ -108,11 +118,16 @@ class CheckDocument(Document):
     steps: int = Field(description="optimiser steps")
     memory_bytes: int = Field(description="estimated largest memory")
     seconds: float | None = Field(description="estimated time of the training loop")
-    metric: str = Field(
-        description="the metric that will decide; of several tasks the first one's, see `remarks`"
+    metric: str | None = Field(
+        description="the metric that will decide; null where several tasks are learnt, see"
+        " `members`"
     )
     detectable: float | None = Field(description="smallest difference this test set could show")
     assumption: str | None = Field(description="what that figure takes for granted")
+    members: dict[str, DecidingDetails] = Field(
+        description="of each of several tasks, by name, the metric that decides its verdict; the"
+        " worst of the verdicts is the run's"
+    )
     remarks: list[str] = Field(
         description="what the task does to records that a user should know (the chat template)"
     )
