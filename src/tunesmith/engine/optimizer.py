@@ -105,15 +105,15 @@ class Optimizer:
             prefix: what the names begin with there.
 
         Raises:
-            KeyError: of a tensor some is there, but not all; of a `Stored`, InputError.
+            KeyError: of a tensor something is there, but not all that is needed; of a `Stored`,
+                InputError.
         """
+        moved = {key.rpartition("/")[0] for key in state}
         for slot in self._slots:
+            key = f"{prefix}{slot.name}"
+            names = slot.keeps(self.options.kind) if key in moved else []
             device = slot.parameter.device
-            names = {name: f"{prefix}{slot.name}/{name}" for name in slot.keeps(self.options.kind)}
-            begun = any(name in state for name in names.values())  # it has been moved before
-            slot.state = {
-                name: state[key].to(device, copy=True) for name, key in names.items() if begun
-            }
+            slot.state = {name: state[f"{key}/{name}"].to(device, copy=True) for name in names}
 
     def _clip(self, slots: Sequence[Slot]) -> Tensor:
         parameters = [slot.parameter for slot in slots]
