@@ -269,7 +269,7 @@ class Memory:
         learnt, options = self._learnt, self.engine.optimizer.options
         if options.in_backward or not sum(learnt.layers) or not self.engine.memory.exact:
             return 0
-        largest = max(self._held.at(batch).inside)
+        largest = max(self._held.at(batch).inside, default=0)
         return learnt.embeddings if learnt.embeddings > largest else 0
 
     def _loss(self, batch: MicroBatch) -> int:
