@@ -86,7 +86,7 @@ class Member(BaseModel):
     @classmethod
     def _one_task(cls, task: Any) -> Any:
         if (task.get("name") if isinstance(task, Mapping) else task) == "multitask":
-            raise ValueError("a member is one task; list all tasks side by side")
+            raise ValueError("A member is one task; list all tasks side by side")
         return task
 
     @field_validator("data", mode="before")
@@ -94,7 +94,7 @@ class Member(BaseModel):
     def _read_at_once(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and data.get("streaming"):
             raise ValueError(
-                "the records of several tasks are mixed, and a stream has no size: leave"
+                "The records of several tasks are mixed, and a stream has no size: leave"
                 " `streaming` out"
             )
         return data
