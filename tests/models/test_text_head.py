@@ -186,7 +186,7 @@ def test_a_run_goes_on_exactly(bases, tmp_path):
         ("classification", "vera", {}, "sentence-transformers cannot load its adapters"),
         ("classification", {"name": "lora", "dora": True}, {}, "leaves out what `dora` learns"),
         ("embedding", {"name": "lora", "dora": True}, {}, "leaves out what `dora` learns"),
-        ("classification", "prompt_tuning", {}, "irtual tokens"),
+        ("classification", "prompt_tuning", {}, "sentence-transformers cannot load its adapters"),
         ("embedding", "full", {"width": 8}, "vectors themselves"),
     ],
 )
@@ -219,7 +219,7 @@ def test_a_second_one_in_the_place_of_the_first_is_refused(bases, tmp_path, oper
 
 def test_the_pooling_of_vectors_is_not_changed_twice(bases, tmp_path):
     (tmp_path / "pairs.jsonl").write_text(
-        lines([{"text": f"one {i}", "other": f"uno {i}"} for i in range(12)])
+        lines([{"anchor": f"one {i}", "positive": f"uno {i}"} for i in range(12)])
     )
     poolings = [{"name": "text_head", "pooling": pooling} for pooling in ("mean", "max")]
     given = recipe(bases("bert"), tmp_path) | {
