@@ -174,7 +174,7 @@ def test_test_records_that_came_by_before_an_interruption_are_not_forgotten(fold
 
 @pytest.mark.parametrize("key", [("met",), ("position", "byte")])
 def test_a_position_of_an_older_version_that_lacks_something_says_so(folder, key):
-    train_and_kill(recipe(folder), before=5)
+    train_and_kill(recipe(folder), at=5)
     latest = (
         Path("runs/killed/checkpoints") / Path("runs/killed/checkpoints/latest").read_text().strip()
     )
