@@ -7,8 +7,10 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
+from tunesmith.errors import ModelError
 from tunesmith.models import logistic
 from tunesmith.models.logistic import STRENGTHS, Samples, Standard, fit_logistic
+from tunesmith.models.ridge import fit_ridge, fit_ridge_numbers
 
 
 def samples(records: int, size: int, signal: float, classes: int = 2, seed: int = 0) -> Samples:
@@ -102,3 +104,23 @@ def test_a_fit_takes_one_thread_and_leaves_their_number_as_it_was(
     fit_logistic(samples(60, 4, 1.0), classes=2)
     assert seen == [[1] * len(before)]
     assert threads() == before
+
+
+def test_every_seed_that_a_recipe_may_name_draws_folds() -> None:
+    found = samples(40, 6, 1.0)
+    for fit in (
+        lambda seed: fit_logistic(found, classes=2, seed=seed),
+        lambda seed: fit_ridge(found, classes=2, seed=seed),
+        lambda seed: fit_ridge_numbers(
+            Samples(found.features_BD, found.labels_B.astype(np.float64)), seed=seed
+        ),
+    ):
+        assert (fit(2**63 - 1).weight_CD == fit(2**32 - 1).weight_CD).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_no_numbers_are_refused(value: float) -> None:
+    features_BD = torch.ones(4, 3)
+    features_BD[2, 1] = value
+    with pytest.raises(ModelError, match="1 of 4 records"):
+        Samples.of(features_BD, torch.tensor([0, 1, 0, 1]))

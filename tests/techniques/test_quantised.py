@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import peft
 import pytest
@@ -354,6 +355,24 @@ def test_maps_that_are_packed_in_classes_of_their_own_are_linear_maps():
     assert map_sizes(model.module.get_submodule("model.layers.0.mlp.up_proj")) == (32, 48)
 
 
+def said_to_be_stored(base, folder, **how):
+    """Copy a model, whose configuration then says that it is stored so."""
+    shutil.copytree(base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = how
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("bits", [5, None])
+def test_bits_that_no_reader_knows_are_refused(bases, tmp_path, monkeypatch, bits):
+    monkeypatch.setattr("tunesmith.models.quantised.check_installed", lambda method, where: None)
+    monkeypatch.setattr("tunesmith.models.quantised.reading_advice", lambda config: "Take another.")
+    folder = said_to_be_stored(bases("llama"), tmp_path / "stored", quant_method="gptq", bits=bits)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(resolve(str(folder)), head="causal_lm")
+
+
 @pytest.mark.parametrize(
     ("method", "extra"), [("gptq", "gptq"), ("awq", "awq"), ("torchao", "torchao")]
 )
@@ -361,13 +380,7 @@ def test_a_reader_that_is_not_installed_is_named_with_its_extra(
     bases, tmp_path, monkeypatch, method, extra
 ):
     monkeypatch.setattr("tunesmith.models.quantised.find_spec", lambda name: None)
-    folder = tmp_path / "stored"
-    folder.mkdir()
-    for file in bases("llama").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": method}
-    (folder / "config.json").write_text(json.dumps(config))
+    folder = said_to_be_stored(bases("llama"), tmp_path / "stored", quant_method=method)
     with pytest.raises(ModelError, match="not installed") as refused:
         load_model(resolve(str(folder)), head="causal_lm")
     assert f"tunesmith[{extra}]" in refused.value.fix

@@ -252,11 +252,11 @@ def _load_module(
     if problem:
         options["problem_type"] = problem
     config = read_config(source)
-    options |= quantisation.reading_options(config)
     if quantised is not None and isinstance(dtype, torch.dtype):
         skeleton = _skeleton(source, head, labels)
         options["quantization_config"] = quantised.load_options(skeleton, study(skeleton), dtype)
     try:
+        options |= quantisation.reading_options(config)
         with quiet(), seeded(seed):
             module, report = _CLASSES[head].from_pretrained(
                 source.path, output_loading_info=True, **options

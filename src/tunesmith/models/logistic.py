@@ -27,12 +27,15 @@ from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 from torch import Tensor, get_num_threads
 
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, ModelError
 
 Floats = NDArray[np.float64]
 
 STRENGTHS = tuple(float(10.0**power) for power in np.arange(-4.0, 1.1, 0.5))
 """The inverse penalties that are tried, on standardised features."""
+
+SEEDS = 2**32
+"""So many seeds NumPy's older generators know, which draw the folds."""
 
 _FOLDS = 5
 _STEPS, _GRADIENT = 2000, 1e-5
@@ -44,10 +47,23 @@ _WORSE = 2
 
 @dataclass(frozen=True)
 class Samples:
-    """Features of records and the index of each one's class, or its number."""
+    """Features of records and the index of each one's class, or its number.
+
+    Raises:
+        ModelError: a feature is not finite.
+    """
 
     features_BD: Floats
     labels_B: NDArray[Any]
+
+    def __post_init__(self) -> None:
+        finite_B = np.isfinite(self.features_BD).all(axis=1)
+        if not finite_B.all():
+            raise ModelError(
+                f"The model gives {int((~finite_B).sum())} of {len(finite_B)} records features that"
+                " are infinite or no numbers.",
+                fix="Compute in float32 (training.precision), or choose another layer or model.",
+            )
 
     @classmethod
     def of(cls, features_BD: Tensor, labels_B: Tensor) -> Samples:
@@ -156,7 +172,7 @@ def pairs_to_choose_by(
 
 def _folds(labels_B: NDArray[Any], count: int, seed: int) -> NDArray[np.int64]:
     """Return a fold for each record, all classes spread evenly: those of StratifiedKFold."""
-    generator = np.random.RandomState(seed)
+    generator = np.random.RandomState(seed % SEEDS)
     labels, firsts = np.unique(labels_B, return_index=True)
     fold_B = np.empty(len(labels_B), dtype=np.int64)
     dealt = 0

@@ -22,6 +22,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from tunesmith.models.logistic import (
+    SEEDS,
     STRENGTHS,
     Fitted,
     Floats,
@@ -94,7 +95,7 @@ def fit_ridge_numbers(
     else:
         from sklearn.model_selection import KFold
 
-        folds = KFold(_FOLDS, shuffle=True, random_state=seed).split(train.features_BD)
+        folds = KFold(_FOLDS, shuffle=True, random_state=seed % SEEDS).split(train.features_BD)
         pairs = [(train.take(kept), train.take(out)) for kept, out in folds]
     if strength is None:
         strength = _choose([(_Solved(a, _column(a)), b, _column(b)) for a, b in pairs])

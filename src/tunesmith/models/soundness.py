@@ -80,7 +80,7 @@ def check_packed(source: Resolved, module: nn.Module, anatomy: Anatomy) -> None:
             where=str(source.path),
             fix=f"{instead}that keeps embeddings and the vocabulary layer as they are.",
         )
-    for name, part in {form_of(part): (n, part) for n, part in maps.items()}.values():
+    for name, part in {_stored(part): (n, part) for n, part in maps.items()}.values():
         try:
             expanded_weight(part, torch.float32)
         except Exception as error:  # what torchao cannot do, it says in errors of many kinds
@@ -90,6 +90,11 @@ def check_packed(source: Resolved, module: nn.Module, anatomy: Anatomy) -> None:
                 where=str(source.path),
                 fix=f"{instead}in 8 bits.",
             ) from error
+
+
+def _stored(part: nn.Module) -> tuple[str, int]:
+    """The form of a packed map, and its bits where the form has several."""
+    return form_of(part), int(getattr(part, "bits", 0))
 
 
 def check_complete(source: Resolved, missing: Collection[str], fresh: Collection[str]) -> None:

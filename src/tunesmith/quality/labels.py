@@ -97,11 +97,11 @@ def out_of_fold(samples: Samples, groups_N: Whole, *, classes: int, seed: int) -
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    from tunesmith.models.logistic import Samples, fit_logistic
+    from tunesmith.models.logistic import SEEDS, Samples, fit_logistic
 
     strength = fit_logistic(samples, classes=classes, seed=seed).strength
     probabilities_NC = np.zeros((len(samples.labels_B), classes))
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed % SEEDS)
     for kept, out in folds.split(samples.features_BD, samples.labels_B, groups_N):
         present, labels_B = np.unique(samples.labels_B[kept], return_inverse=True)
         learnt = Samples(samples.features_BD[kept], labels_B)
