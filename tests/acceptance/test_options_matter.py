@@ -353,7 +353,7 @@ TABLE: dict[str, Row] = {
     "task multitask.members.late.ramp": Row(0.0, 0.6, checked, SEVERAL_TASKS,
                                             {"task.members.late.begin": 0.2}, part="remarks"),
     "task multitask.members.late.metric": Row(None, "brier", checked, SEVERAL_TASKS,
-                                              part="remarks"),
+                                              part="members"),
     "task tagging.scheme": Row("bio", "iobes", checked, TAG, part="parameters"),
     "task tagging.labels": Row(None, ["THING", "PLACE"], record, TAG, part="task"),
     "task tagging.max_length": Row(None, 20, checked, TAG, {"task.overlap": 2}, part="train"),

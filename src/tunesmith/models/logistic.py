@@ -57,10 +57,10 @@ class Samples:
     labels_B: NDArray[Any]
 
     def __post_init__(self) -> None:
-        finite_B = np.isfinite(self.features_BD).all(axis=1)
-        if not finite_B.all():
+        wrong = int((~np.isfinite(self.features_BD)).any(axis=1).sum())
+        if wrong:
             raise ModelError(
-                f"The model gives {int((~finite_B).sum())} of {len(finite_B)} records features that"
+                f"The model gives {wrong} of {len(self.features_BD)} records features that"
                 " are infinite or no numbers.",
                 fix="Compute in float32 (training.precision), or choose another layer or model.",
             )
