@@ -17,7 +17,7 @@ from tunesmith.engine.checkpointing import Checkpointed
 from tunesmith.engine.engine import Engine
 from tunesmith.engine.optimizer import AdamWOptions
 from tunesmith.errors import RunError
-from tunesmith.objectives.base import Objective, Term
+from tunesmith.objectives.base import ByMember, Objective, Term
 from tunesmith.objectives.token_likelihood import TokenLikelihood
 from tunesmith.techniques.base import ParameterGroup
 from tunesmith.training.checkpoints import Checkpoints
@@ -175,9 +175,33 @@ def test_tries_are_few_and_then_it_says_what_to_do(loop) -> None:
 def test_what_has_moved_within_the_pass_is_not_moved_twice(loop) -> None:
     lean = engine(optimizer=LEAN)
     short = Short(lean, {1}, SHORTAGES[0])
-    with pytest.raises(RunError, match="Memory ran out"):
+    with pytest.raises(RunError, match=r"Memory ran out in step 1.* have moved in it") as stopped:
         loop(lean, tokens=1000).run()
     assert short.done == 1
+    assert "computed twice" not in stopped.value.what
+    assert "training.batch_size" in (stopped.value.fix or "")
+    assert "tokens_per_batch" not in (stopped.value.fix or "")
+
+
+class Comparing(TokenLikelihood):
+    """A likelihood that would have all records of a step in one pass."""
+
+    whole_step = True
+
+
+def test_where_a_step_must_stay_one_pass_no_smaller_passes_are_advised(loop) -> None:
+    """The budget of tokens could not be lowered: such a recipe is refused."""
+    tight = engine()
+    Short(tight, set(range(100)), SHORTAGES[0])
+    with pytest.raises(RunError, match="could be computed twice") as stopped:
+        loop(tight, Comparing(), tokens=1000).run()
+    assert "training.batch_size" in (stopped.value.fix or "")
+    assert "tokens_per_batch" not in (stopped.value.fix or "")
+
+
+def test_several_tasks_compare_records_where_one_of_them_does() -> None:
+    assert ByMember({"one": TokenLikelihood(), "other": Comparing()}).compares_records
+    assert not ByMember({"one": TokenLikelihood()}).compares_records
 
 
 def test_another_error_of_a_pass_is_not_taken_for_a_shortage(loop) -> None:

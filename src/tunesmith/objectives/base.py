@@ -142,6 +142,11 @@ class Objective(ABC):
         self.options: Any = options or self.Options()
         self.further: tuple[FurtherTerm, ...] = ()
 
+    @property
+    def compares_records(self) -> bool:
+        """Whether records of a step, all or those of a task, have to be in one pass."""
+        return self.whole_step
+
     def reads(self, batch: Batch) -> type[Any]:
         """Return which readout `loss` wants of this batch."""
         return self.readout
@@ -181,6 +186,11 @@ class ByMember(Objective):
     def __init__(self, members: Mapping[str, Objective]) -> None:
         super().__init__()
         self.members = dict(members)
+
+    @property
+    def compares_records(self) -> bool:
+        """Whether those of a task are compared with each other."""
+        return any(member.compares_records for member in self.members.values())
 
     def reads(self, batch: Batch) -> type[Any]:
         """Return what the batch's own objective reads."""

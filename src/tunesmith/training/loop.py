@@ -197,7 +197,7 @@ class Loop:
             except (RuntimeError, MemoryError) as error:
                 if not is_shortage(error):
                     raise
-            self.console.warn(make_room(self.engine, number + 1))
+            self.console.warn(make_room(self.engine, number + 1, self.objective))
 
     def _add_up(self, step: Step, number: int) -> dict[str, float]:
         terms = dict.fromkeys(step.counts, 0.0)

@@ -1,6 +1,6 @@
 """What is done where memory runs out in a step: more layers are computed twice, and the step again.
 
-    step, engine, error ──make_room──> a choice that holds less, in words; or a `RunError`
+    engine, step, objective ──make_room──> a choice that holds less, in words; or a `RunError`
 
 A layer that is computed twice gives the same bits (`engine/checkpointing.py`), and what a
 micro-batch draws at random follows from its number: a step that is taken again ends where it would
@@ -15,9 +15,10 @@ import torch
 from tunesmith.engine.checkpointing import Checkpointed
 from tunesmith.engine.engine import Engine
 from tunesmith.errors import RunError
+from tunesmith.objectives.base import Objective
 
 
-def make_room(engine: Engine, step: int) -> str:
+def make_room(engine: Engine, step: int, objective: Objective) -> str:
     """Let go of what a step has made so far, and let the next try hold less; say what was done.
 
     Call it where the error is gone: while it is handled, it holds what the pass had kept.
@@ -25,12 +26,22 @@ def make_room(engine: Engine, step: int) -> str:
     Raises:
         RunError: nothing is left that would hold less, or weights may have moved already.
     """
-    next_choice = _next_choice(engine)
+    moved = engine.optimizer.options.in_backward  # by what came before the shortage
+    next_choice = None if moved else _next_choice(engine)
     if next_choice is None:
+        smaller = "training.tokens_per_batch (the result stays the same)"
+        if moved or objective.compares_records:  # a step must stay one pass
+            smaller = "training.batch_size"
+        why = "and nothing is left that could be computed twice"
+        if moved:
+            why = (
+                "and the step cannot be taken again: with optimizer_in_backward, weights have moved"
+                " in it already"
+            )
         raise RunError(
-            f"Memory ran out in step {step}, and nothing is left that could be computed twice.",
-            fix="Begin anew with a lower training.tokens_per_batch (the result stays the same) or"
-            " task.max_length; `tunesmith plan` shows what fits.",
+            f"Memory ran out in step {step}, {why}.",
+            fix=f"Begin anew with a lower {smaller} or task.max_length; `tunesmith plan` shows what"
+            " fits.",
         )
     for parameter in engine.optimizer.parameters.values():
         parameter.grad = None
@@ -48,8 +59,6 @@ def make_room(engine: Engine, step: int) -> str:
 def _next_choice(engine: Engine) -> Checkpointed | None:
     """Return the next choice that holds less than the one in force; None where there is none."""
     chosen, layers = engine.checkpoints.chosen, len(engine.checkpoints.layers)
-    if engine.optimizer.options.in_backward:  # what came before the shortage has moved already
-        return None
     if chosen.layers < layers:
         half = -(-layers // 2)
         return Checkpointed(half if chosen.layers < half else layers, chosen.offload)
