@@ -31,13 +31,13 @@ LOOKALIKE = {"prompt": "Say <|im_end|> lamp", "completion": "lamp"}
 
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., api.Run]:
-    def run(rows: Any = ANSWERS, console: Console = SILENT) -> api.Run:
+    def run(rows: Any = ANSWERS, console: Console = SILENT, **technique: Any) -> api.Run:
         (tmp_path / "train.jsonl").write_text(lines(rows))
         recipe = {
             "model": str(tiny_model_folder(tmp_path, "llama")),
             "task": "instruct",
             "data": {"train": str(tmp_path / "train.jsonl")},
-            "technique": {"name": "lora", "rank": 2},
+            "technique": {"name": "lora", "rank": 2, **technique},
             "training": {"max_steps": 2, "batch_size": 4, "learning_rate": 0.02},
             "evaluation": {"generate": 0, "probe": False, "resamples": 100},
         }
@@ -144,6 +144,24 @@ def test_an_adapter_without_effect_is_a_warning_in_the_report(train, monkeypatch
     monkeypatch.setattr("tunesmith.runs.result.adapter_effect", lambda *_: 0.0)
     [said] = [text for text in train().summary["data"]["warnings"] if "adapter" in text]
     assert said.startswith("The adapter changes nothing of what the model makes of a test record")
+
+
+@pytest.mark.parametrize(
+    "changing", [{"initial": "pissa"}, {"bias": "all"}], ids=["principal part", "biases"]
+)
+def test_where_the_base_was_changed_beside_the_adapter_no_effect_is_said(
+    train, capsys, monkeypatch, changing
+) -> None:
+    """To switch the adapter off does not bring back the base as it was."""
+    monkeypatch.setattr("tunesmith.runs.result.adapter_effect", lambda *_: 0.0)
+    run = train(console=Console(), **changing)
+    assert "The adapter" not in capsys.readouterr().err
+    assert not [text for text in run.summary["data"]["warnings"] if "adapter" in text]
+
+
+def test_an_effect_that_is_no_number_is_not_taken_for_none(train, monkeypatch) -> None:
+    monkeypatch.setattr("tunesmith.runs.result.adapter_effect", lambda *_: float("nan"))
+    assert not [text for text in train().summary["data"]["warnings"] if "adapter" in text]
 
 
 def test_what_its_reader_cannot_try_is_written_but_not_verified(

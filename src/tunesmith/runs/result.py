@@ -57,7 +57,7 @@ def save_result(folder: RunFolder, prepared: Prepared, console: Console) -> None
         technique.save(model, folder.model)
         _verify(prepared, model, folder.model, "", console)
         task.check_saved(folder.model, prepared.test.data.records[:_ASKED])
-    if model.peft is not None:
+    if model.peft is not None and technique.changes_base() is None:  # else "off" is not the base
         _say_effect(adapter_effect(prepared.engine, prepared.test.examples[0]), prepared, console)
     folder.write_json(folder.task, describe(prepared))
 
@@ -75,7 +75,7 @@ def adapter_effect(engine: Engine, example: Encoded) -> float:
 
 
 def _say_effect(effect: float, prepared: Prepared, console: Console) -> None:
-    if effect > 0:
+    if effect != 0:
         console.note(f"The adapter moves what the model makes of a test record by {effect:.2g}.")
         return
     said = (
