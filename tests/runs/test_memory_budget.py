@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.acceptance.jobs import ANSWERS, lines
@@ -99,6 +100,29 @@ def test_a_resumed_run_takes_the_choice_that_it_began_with(model, monkeypatch) -
     api.resume("killed", console=SILENT)
     assert set(chosen) == {checkpointed(Path("runs/killed"))}
     assert 0 not in chosen
+
+
+def test_what_was_chosen_after_a_shortage_is_kept_and_told(model, monkeypatch) -> None:
+    whole = api.train(recipe(model), name="whole", console=SILENT)
+    passes: list[int] = []
+    real = Engine.forward_backward
+
+    def forward_backward(engine: Engine, *arguments: Any) -> Any:
+        passes.append(engine.checkpoints.chosen.layers)
+        if len(passes) == 2:
+            raise MemoryError
+        return real(engine, *arguments)
+
+    monkeypatch.setattr(Engine, "forward_backward", forward_backward)
+    train_and_kill(recipe(model), at=3)
+    assert checkpointed(Path("runs/killed")) == LAYERS // 2
+    before = len(passes)
+    resumed = api.resume("killed", console=SILENT)
+    assert passes[:2] == [0, 0]
+    assert set(passes[before:]) == {LAYERS // 2}
+    [said] = [text for text in resumed.summary["data"]["warnings"] if "Memory ran out" in text]
+    assert f"{LAYERS // 2} of {LAYERS} layers are computed twice" in said
+    assert state(resumed.path) == state(whole.path)
 
 
 def prepared(recipe: dict[str, object]) -> Prepared:

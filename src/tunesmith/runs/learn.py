@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import RunFolder
 from tunesmith.runs.members import selects_steps
 from tunesmith.runs.prepare import Prepared
+from tunesmith.runs.record import write_shortage
 from tunesmith.runs.roofline import meter_of
 from tunesmith.stored import Stored
 from tunesmith.tasks.base import Metric
@@ -98,6 +100,7 @@ def _train(
             meter=meter,
             pace=prepared.technique,
             before_update=prepared.retention.before_update,
+            after_shortage=partial(write_shortage, folder, prepared),
         ).run()
     finally:
         events.close()

@@ -2,11 +2,13 @@
 
     recipe.training.memory_gb, engine, plan ──fit_memory──> MemoryEstimate (and the engine's choice)
 
-The choice is written into the run's record; a resumed run takes that one, whatever is free then.
+The choice is written into the run's record, and again where memory ran out in a step; a resumed run
+takes the last one, whatever is free then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -75,18 +77,27 @@ def check_one_pass(plan: Plan) -> None:
 
 def record_of(engine: Engine, estimate: MemoryEstimate) -> dict[str, Any]:
     """Return what the run's record says of the choice, and why it was made."""
-    chosen = engine.checkpoints.chosen
     return {
-        "layers": chosen.layers,
+        **_chosen(engine),
         "of": len(engine.checkpoints.layers),
-        "offload": chosen.offload,
         "predicted": estimate.parts(),
+        "shortages": [],
     }
 
 
-def replay(engine: Engine, record: dict[str, Any]) -> None:
-    """Choose again what a run began with."""
+def after_shortage(engine: Engine, record: Mapping[str, Any], said: str) -> dict[str, Any]:
+    """Return what the run's record says of the choice once memory ran out in a step."""
+    return {**record, **_chosen(engine), "shortages": [*record["shortages"], said]}
+
+
+def replay(engine: Engine, record: Mapping[str, Any]) -> None:
+    """Choose again what a run had chosen last."""
     engine.checkpoints.choose(Checkpointed(record["layers"], record["offload"]))
+
+
+def _chosen(engine: Engine) -> dict[str, Any]:
+    chosen = engine.checkpoints.chosen
+    return {"layers": chosen.layers, "offload": chosen.offload}
 
 
 def _fix(training: TrainingOptions, estimate: MemoryEstimate) -> str:

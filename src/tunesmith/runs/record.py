@@ -16,7 +16,7 @@ from tunesmith.runs.encoding import Part
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.frozen import Frozen
 from tunesmith.runs.hardware import hardware, versions
-from tunesmith.runs.memory_budget import record_of
+from tunesmith.runs.memory_budget import after_shortage, record_of
 from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.roofline import roof_of
 from tunesmith.runs.teacher import fingerprint
@@ -47,6 +47,14 @@ def write_record(folder: RunFolder, prepared: Prepared, frozen: Frozen | None) -
             "versions": versions(),
         },
     )
+
+
+def write_shortage(folder: RunFolder, prepared: Prepared, said: str) -> None:
+    """Write down that memory ran out in a step, and what is computed twice since then."""
+    record = folder.read_stored(folder.record)
+    record["checkpointing"] = after_shortage(prepared.engine, record["checkpointing"], said)
+    folder.write_json(folder.record, record)
+    prepared.warnings.append(said)
 
 
 def generates(prepared: Prepared) -> bool:

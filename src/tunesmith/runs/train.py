@@ -101,6 +101,7 @@ def resume(
         )
         record = check_same_inputs(folder, prepared)
         replay(prepared.engine, record["checkpointing"])
+        prepared.warnings += record["checkpointing"]["shortages"]
         difference = differs(record["hardware"], hardware())
         if difference:
             console.warn(difference)

@@ -81,6 +81,7 @@ class Loop:
         pace: what changes as the steps go by.
         before_update: called with the number of each step when its gradients are complete; what it
             returns is added to the loss, as terms.
+        after_shortage: called with what is said where memory ran out and more is computed twice.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class Loop:
         meter: Meter | None = None,
         pace: Pace | None = None,
         before_update: Callable[[int], Mapping[str, float]] = lambda step: {},
+        after_shortage: Callable[[str], None] = lambda said: None,
     ) -> None:
         self.engine = engine
         self.objective = objective
@@ -114,6 +116,7 @@ class Loop:
         self.meter = meter
         self.pace = pace or Pace()
         self._before_update = before_update
+        self._after_shortage = after_shortage
 
     def run(self) -> Progress:
         """Train to the end of the plan, or until validation no longer improves.
@@ -197,7 +200,9 @@ class Loop:
             except (RuntimeError, MemoryError) as error:
                 if not is_shortage(error):
                     raise
-            self.console.warn(make_room(self.engine, number + 1, self.objective))
+            said = make_room(self.engine, number + 1, self.objective)
+            self.console.warn(said)
+            self._after_shortage(said)
 
     def _add_up(self, step: Step, number: int) -> dict[str, float]:
         terms = dict.fromkeys(step.counts, 0.0)
