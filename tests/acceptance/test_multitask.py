@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from tests.acceptance.jobs import ANSWERS, CLASSES, NUMBERS, RELATED, TAGGED, lines
 from tests.interrupting import stopping_at
+from transformers import AutoTokenizer
 
 import tunesmith
 from tunesmith.cli.contracts import CheckDocument, EvaluateDocument, TrainDocument
@@ -246,6 +247,44 @@ def test_a_head_of_tags_one_of_vectors_and_one_of_a_number_share_an_encoder(
     found = [next(t for n, t in body.items() if n.endswith(layer)) for body in bodies]
     assert found[0].equal(found[1])
     assert found[0].equal(found[2])
+
+
+PLAINLY = (
+    "{% for m in messages %}<|im_start|>NAME {{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>NAME assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("given", [("second",), ("first",), ("first", "second")])
+def test_each_of_two_that_write_learns_and_is_saved_with_its_own_chat_template(
+    here, command, tiny, given
+) -> None:
+    templates = {name: PLAINLY.replace("NAME", name) for name in given}
+    members = ""
+    for name in ("first", "second"):
+        (here / f"{name}.jsonl").write_text(lines(ANSWERS))
+        task = {"name": "instruct", "max_new_tokens": 4}
+        if name in templates:
+            task["template"] = templates[name]
+        members += f"    {name}: {{task: {json.dumps(task)}, data: {{train: {name}.jsonl}}}}\n"
+    (here / "recipe.yaml").write_text(
+        f"model: {tiny('llama')}\ntask:\n  name: multitask\n  members:\n{members}"
+        "technique: {name: lora, rank: 2}\ntraining: {max_steps: 4, batch_size: 6}\n"
+        "evaluation: {generate: 2, probe: false, resamples: 200}\n"
+    )
+    said = command("train", "recipe.yaml", "--name", "r")
+    assert said.code == 0, said.err
+    models_own = (Path(tiny("llama")) / "chat_template.jinja").read_text()
+    messages = [{"role": "user", "content": "Say apple horse"}]
+    for name in ("first", "second"):
+        saved = AutoTokenizer.from_pretrained(here / "runs/r/model" / name)
+        assert saved.chat_template == templates.get(name, models_own)
+        asked = saved.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        again = tunesmith.open_run("r").of(name)
+        assert again.predict(["Say apple horse"])
+        assert (
+            again.task.prompt(messages).ids == saved(asked, add_special_tokens=False)["input_ids"]
+        )
 
 
 @pytest.mark.parametrize(

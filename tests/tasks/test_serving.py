@@ -33,6 +33,7 @@ def bound(name: str, folder: Path) -> Any:
     task = kind(kind.Options(max_new_tokens=4))
     model = tiny_llama()
     task.bind(model)
+    model.tokenizer.chat_template = task.chat_template
     model.tokenizer.save_pretrained(folder)
     return task
 

@@ -88,7 +88,7 @@ class Renderer:
         if template is None and not tokenizer.chat_template:
             self.name, template = "plain", _plain_template(tokenizer)
         self.source = template or tokenizer.get_chat_template()
-        self._given = template
+        self._given = self.source  # whatever the tokenizer is given later
         self.asks_the_date = _ASKS_THE_TIME in self.source
         if self.asks_the_date:
             self._given = _FIXED_DATE + self.source

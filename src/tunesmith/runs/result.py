@@ -6,7 +6,8 @@ model/task.json   the task with its options, so that the result can be used by n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tunesmith.objectives.base import Hidden
 from tunesmith.runs.folder import SCHEMA_VERSION, RunFolder
 from tunesmith.runs.prepare import Prepared
 from tunesmith.runs.together import Together
+from tunesmith.tasks.base import Task
 from tunesmith.tasks.multitask import MultiTask
 from tunesmith.tasks.parts.pieces import owners
 
@@ -45,21 +47,36 @@ def save_result(folder: RunFolder, prepared: Prepared, console: Console) -> None
     task, model, technique = prepared.task, prepared.model, prepared.technique
     if isinstance(task, MultiTask) and isinstance(technique, Together):
         for name, member in task.members.items():
-            if member.stop_ids:
-                set_stop_tokens(model.of(name), member.stop_ids)
-            technique.save_member(model, name, folder.model / name)
+            with _as_taught(model.of(name), member):
+                technique.save_member(model, name, folder.model / name)
             _verify(prepared, model.of(name), folder.model / name, name, console)
             own = [r.record for r in prepared.test.data.records if r.member == name]
             member.check_saved(folder.model / name, own[:_ASKED])
     else:
-        if task.stop_ids:
-            set_stop_tokens(model, task.stop_ids)
-        technique.save(model, folder.model)
+        with _as_taught(model, task):
+            technique.save(model, folder.model)
         _verify(prepared, model, folder.model, "", console)
         task.check_saved(folder.model, prepared.test.data.records[:_ASKED])
     if model.peft is not None and technique.changes_base() is None:  # else "off" is not the base
         _say_effect(adapter_effect(prepared.engine, prepared.test.examples[0]), prepared, console)
     folder.write_json(folder.task, describe(prepared))
+
+
+@contextmanager
+def _as_taught(model: Model, task: Task) -> Iterator[None]:
+    """Let what is saved meanwhile be asked, and stop, as it was taught by this task.
+
+    Tasks that write share a tokenizer, and each may have a chat template of its own.
+    """
+    if task.stop_ids:
+        set_stop_tokens(model, task.stop_ids)
+    own = model.tokenizer.chat_template
+    if task.chat_template is not None:
+        model.tokenizer.chat_template = task.chat_template
+    try:
+        yield
+    finally:
+        model.tokenizer.chat_template = own
 
 
 def adapter_effect(engine: Engine, example: Encoded) -> float:

@@ -178,6 +178,11 @@ class Task(ABC):
         """Tokens on which what was learnt ends; empty where nothing is generated."""
         return ()
 
+    @property
+    def chat_template(self) -> str | None:
+        """What is saved with the model as its chat template; None: the model keeps its own."""
+        return None
+
     @abstractmethod
     def bind(self, model: Model) -> None:
         """Take the tokenizer and the context length of `model`; called once, before `encode`."""

@@ -95,7 +95,6 @@ class Instruct(Task):
             last_only=self.options.train_on == "last",
         )
         self._today = self._chat.today
-        model.tokenizer.chat_template = self._chat.template  # it alone serves
         self._context: int = model.anatomy.context_length
         self._max_length = most_tokens(model, self.options.max_length)
 
@@ -107,6 +106,11 @@ class Instruct(Task):
     def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end a trained answer."""
         return tuple(self._chat.stop_ids)
+
+    @property
+    def chat_template(self) -> str:
+        """The template that conversations are learnt with: it alone serves."""
+        return self._chat.template
 
     def lookalikes(self, record: Conversation) -> Collection[str]:
         """Return the texts of control tokens that are said, and that the template cannot take."""

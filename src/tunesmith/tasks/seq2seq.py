@@ -165,7 +165,6 @@ class Seq2Seq(Task):
                 where="task.max_new_tokens",
                 fix="Lower it.",
             ) from None
-        model.tokenizer.chat_template = encoder.chat.template  # it alone serves
         self._today = encoder.chat.today if encoder.chat.facts.dated else None
         return encoder
 
@@ -182,6 +181,12 @@ class Seq2Seq(Task):
     def stop_ids(self) -> tuple[int, ...]:
         """The tokens that end a target."""
         return self._encoder.stop_ids
+
+    @property
+    def chat_template(self) -> str | None:
+        """The template that a decoder is asked with."""
+        chat = self._chat()
+        return None if chat is None else chat.template
 
     def lookalikes(self, record: TextPair) -> Collection[str]:
         """Return the texts of control tokens that are said to a decoder."""
