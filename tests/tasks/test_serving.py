@@ -63,6 +63,16 @@ def test_another_template_in_the_folder_is_an_error(name: str, tmp_path: Path) -
         task.check_saved(tmp_path, [RECORDS[name]])
 
 
+def test_line_ends_that_reading_a_file_changes_are_no_other_template(tmp_path: Path) -> None:
+    kind = TASKS.get("instruct")
+    model = tiny_llama()
+    task: Any = kind(kind.Options(template=model.tokenizer.chat_template.replace("\n", "\r\n")))
+    task.bind(model)
+    model.tokenizer.chat_template = task.chat_template
+    model.tokenizer.save_pretrained(tmp_path)
+    task.check_saved(tmp_path, [RECORDS["instruct"]])
+
+
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_prompt_of_other_tokens_is_an_error_that_says_where(name: str, tmp_path: Path) -> None:
     task = bound(name, tmp_path)

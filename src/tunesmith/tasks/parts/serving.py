@@ -43,7 +43,7 @@ def check_asked(folder: Path, chat: ChatEncoder, conversations: Iterable[Asked])
 
     with quiet():
         saved = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if saved.chat_template != chat.template:
+    if _read_back(saved.chat_template) != _read_back(chat.template):
         raise RunError(
             "The saved chat template is not the one that was learnt with.",
             where=str(folder),
@@ -65,6 +65,11 @@ def check_asked(folder: Path, chat: ChatEncoder, conversations: Iterable[Asked])
         raise _otherwise(
             folder, number, f"goes on with {there!r} at token {same + 1}, where {here!r} was learnt"
         )
+
+
+def _read_back(template: str | None) -> str | None:
+    """Return a template with the line ends of a file that was read; Jinja takes them for equal."""
+    return None if template is None else template.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _otherwise(folder: Path, number: int, how: str) -> RunError:
