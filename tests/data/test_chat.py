@@ -116,6 +116,18 @@ def test_an_assistant_may_write_its_own_marks_but_not_the_end_of_its_turn() -> N
     assert stream.ids[first:last].count(end) == 1
 
 
+def test_control_tokens_that_the_assistant_may_say_are_no_lookalikes_where_it_says_them() -> None:
+    tokenizer = family_tokenizer("qwen3")
+    encoder = ChatEncoder(tokenizer)
+    thought = says("<think>x</think>yo")
+    assert tokenizer.convert_tokens_to_ids("<think>") in encoder.encode([user("one"), thought]).ids
+    assert encoder.lookalikes([user("one"), thought]) == frozenset()
+    assert encoder.lookalikes([user("say <think>"), thought]) == {"<think>"}
+    assert encoder.lookalikes([user("one"), says("<think>x</think>a<|im_end|>")]) == {"<|im_end|>"}
+    tools = [{"type": "function", "function": {"name": "f", "description": "a <think> b"}}]
+    assert encoder.lookalikes([user("one"), thought], tools) == {"<think>"}
+
+
 def test_an_answer_is_closed_by_the_opening_of_the_next_turn_where_nothing_else_does() -> None:
     tokenizer = family_tokenizer("glm4moe")
     encoder = ChatEncoder(tokenizer)

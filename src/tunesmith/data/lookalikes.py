@@ -27,7 +27,10 @@ _LAST_PRIVATE = 0xFFFFD
 
 @dataclass(frozen=True)
 class Neutral:
-    """A conversation with look-alikes replaced; `marks` maps each private character to its text."""
+    """A conversation with look-alikes replaced.
+
+    `marks` maps each private character that stands in it to the text that it stands for.
+    """
 
     messages: list[Message]
     tools: list[dict[str, Any]] | None
@@ -61,20 +64,21 @@ def neutralise(
         return Neutral(list(messages), None if tools is None else [dict(t) for t in tools], {})
     marks = dict(zip(_unused_characters(said), sorted(found), strict=False))
     mark_of = {lookalike: mark for mark, lookalike in marks.items()}
+    replaced: set[str] = set()
+
+    def mark(match: re.Match[str]) -> str:
+        replaced.add(match.group())
+        return mark_of[match.group()]
 
     def replace(text: str) -> str:
-        return control.sub(lambda match: mark_of[match.group()], text)
+        return control.sub(mark, text)
 
     def replace_unspoken(text: str) -> str:
-        return control.sub(
-            lambda match: match.group() if match.group() in spoken else mark_of[match.group()], text
-        )
+        return control.sub(lambda m: m.group() if m.group() in spoken else mark(m), text)
 
-    return Neutral(
-        [_map(m, replace_unspoken if m.role == "assistant" else replace) for m in messages],
-        None if tools is None else [_map_leaves(dict(tool), replace) for tool in tools],
-        marks,
-    )
+    neutral = [_map(m, replace_unspoken if m.role == "assistant" else replace) for m in messages]
+    offered = None if tools is None else [_map_leaves(dict(tool), replace) for tool in tools]
+    return Neutral(neutral, offered, {m: text for m, text in marks.items() if text in replaced})
 
 
 def _texts(message: Message) -> Iterable[str]:
