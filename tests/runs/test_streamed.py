@@ -260,3 +260,13 @@ def test_validations_need_a_file(folder):
     made["data"]["train"] = [str(folder / "part-0.jsonl"), str(folder / "part-1.jsonl")]
     run = api.train(made, console=SILENT)
     assert run.summary["data"]["validation"]["records"] == TESTED
+
+
+def test_of_a_stream_it_is_the_first_window_in_which_texts_of_control_tokens_are_counted(
+    folder: Path, tmp_path: Path
+) -> None:
+    shard = tmp_path / "saying.jsonl"
+    shard.write_text(lines([row | {"prompt": "Say <|im_end|>"} for row in ANSWERS[:-TESTED]]))
+    prepared = prepare(parse_recipe(recipe(folder, train=str(shard))), SILENT)
+    [said] = [text for text in prepared.warnings if "control token" in text]
+    assert said.startswith("7 of 7 train records of the first window say the text")

@@ -14,12 +14,12 @@ from collections.abc import Collection, Sequence
 _SHOWN = 3
 
 
-def lookalike_sentence(found: Sequence[tuple[str, Collection[str]]], split: str) -> str | None:
+def lookalike_sentence(found: Sequence[tuple[str, Collection[str]]], records: str) -> str | None:
     """Return how many records say such a thing, and where the first do; None if none does.
 
     Args:
         found: of every record, where it stands, and its look-alikes.
-        split: the part of the data.
+        records: what these are, such as `train records`.
     """
     saying = [(origin, min(texts)) for origin, texts in found if texts]
     if not saying:
@@ -27,7 +27,7 @@ def lookalike_sentence(found: Sequence[tuple[str, Collection[str]]], split: str)
     shown = ", ".join(f"`{text}` in {origin}" for origin, text in saying[:_SHOWN])
     more = ", ..." if len(saying) > _SHOWN else ""
     return (
-        f"{len(saying)} of {len(found)} {split} records say the text of a control token ({shown}"
+        f"{len(saying)} of {len(found)} {records} say the text of a control token ({shown}"
         f"{more}). It is learnt, measured and answered as plain text here; other servers may take"
         " it for the token itself."
     )

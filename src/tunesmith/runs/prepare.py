@@ -321,7 +321,8 @@ def _lookalikes(prepared: Prepared) -> list[str]:
     """Say in a sentence which training records say what looks like a control token, if any do."""
     data = prepared.train.data
     said = [prepared.task.lookalikes(record) for record in data.records]
-    sentence = lookalike_sentence(list(zip(data.origins, said, strict=True)), "train")
+    records = "train records" if prepared.streamed is None else "train records of the first window"
+    sentence = lookalike_sentence(list(zip(data.origins, said, strict=True)), records)
     return [sentence] if sentence else []
 
 
