@@ -127,7 +127,7 @@ def scaling_table(report: Report) -> str:
 def techniques_table(report: Report) -> str:
     """A table a job: what each technique brought, what it cost and what it forgot."""
     hardware = report["hardware"]
-    parts = [f"{hardware['cpu']}, {hardware['threads']} threads, `{report['command']}`."]
+    parts = [f"{hardware['cpu']}, {hardware['threads']} threads."]
     for job in dict.fromkeys(row["job"] for row in report["rows"]):
         rows = [row for row in report["rows"] if row["job"] == job]
         first = rows[0]
