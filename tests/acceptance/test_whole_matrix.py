@@ -63,8 +63,8 @@ def run(
         found = said.document["error"]["what"]
         assert not (here / "runs").exists()
         assert expected is None or found == expected
-        named = found.replace(str(model), "the model")
-        return "refused", named[0].upper() + named[1:]
+        named = "The model" if found.startswith(str(model)) else "the model"
+        return "refused", found.replace(str(model), named)
     assert (said.code, expected) == (0, None), said.out + said.err
     check(Finished(technique, task, family, model, here / "runs" / "cell", said.out), command)
     return "trained", ""
