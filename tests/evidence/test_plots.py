@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
+from matplotlib.textpath import TextPath
 
 from tunesmith.evidence import plots
 
@@ -80,3 +81,12 @@ def test_a_title_is_escaped() -> None:
     svg = plots.changes("c", 'a "<b>" & c', [1.0, -1.0])
     root = ET.fromstring(svg)
     assert root.get("aria-label") == 'a "<b>" & c'
+
+
+def test_no_label_is_cut_off_at_the_left() -> None:
+    drawing = plots.changes("changes", "changes", [0.001 * number for number in range(24)])
+    texts = re.findall(r'<text [^>]*x="([^"]+)"[^>]*>([^<]+)</text>', drawing)
+    assert len(texts) > 3
+    for right, label in texts:
+        width = TextPath((0, 0), label, size=9).get_extents().width
+        assert float(right) > width, label

@@ -233,6 +233,7 @@ def _figure(name: str, width: float, height: float) -> Iterator[tuple[Figure, An
 
 def _svg(figure: Figure, name: str, title: str) -> str:
     buffer = io.StringIO()
+    figure.draw_without_rendering()  # ticks follow the layout: lay out again with their labels
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     drawing = text[text.index("<svg") :]
