@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -29,14 +30,7 @@ def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Said]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return the folder of a tiny model of a family, made once."""
     folder = tmp_path_factory.mktemp("models")
-    made: dict[str, Path] = {}
-
-    def of(family: str) -> Path:
-        if family not in made:
-            made[family] = tiny_model_folder(folder, family)
-        return made[family]
-
-    return of
+    return cache(partial(tiny_model_folder, folder))
 
 
 @pytest.fixture

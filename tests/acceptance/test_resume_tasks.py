@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,7 @@ TRAINING = (
 def dropping(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return the folder of a tiny model that drops at random, made once for each family."""
     folder = tmp_path_factory.mktemp("models")
-    made: dict[str, Path] = {}
-
-    def of(family: str) -> Path:
-        if family not in made:
-            made[family] = tiny_model_folder(folder, family, dropout=0.1)
-        return made[family]
-
-    return of
+    return cache(partial(tiny_model_folder, folder, dropout=0.1))
 
 
 def tensors(run: Path) -> dict[str, Any]:

@@ -16,14 +16,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-if TYPE_CHECKING:
-    from tunesmith.models.logistic import Samples
+from tunesmith.models.logistic import SEEDS, Samples, fit_logistic
 
 Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
@@ -58,8 +56,6 @@ def find_wrong_labels(
         keys: what equal records have in common.
         seed: of the folds.
     """
-    from tunesmith.models.logistic import Samples
-
     texts_of = {label: set[Hashable]() for label in labels}
     for label, key in zip(labels, keys, strict=True):
         texts_of[label].add(key)
@@ -96,8 +92,6 @@ def out_of_fold(samples: Samples, groups_N: Whole, *, classes: int, seed: int) -
         classes: C; each has at least as many groups as there are folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold
-
-    from tunesmith.models.logistic import SEEDS, Samples, fit_logistic
 
     strength = fit_logistic(samples, classes=classes, seed=seed).strength
     probabilities_NC = np.zeros((len(samples.labels_B), classes))
